@@ -1,0 +1,89 @@
+"""What a policy is to the mechanics: sample, score, features; all heads share one support and one temperature."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vlarl.types import Observation
+
+AdapterName = Literal["policy", "base", "critic"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampled:
+    """N decisions."""
+
+    tokens: Tensor  # (N, A) int64 in [0, num_bins)
+    log_prob: Tensor  # (N,) float32, summed over the A tokens
+    feature: Tensor  # (N, D) float32, last unpadded prompt token
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """The same decisions under the present weights, differentiable."""
+
+    log_prob: Tensor  # (N,) float32
+    entropy: Tensor  # (N,) float32, mean over the A tokens
+    feature: Tensor  # (N, D) float32
+
+
+class Policy(Protocol):
+    """An autoregressive policy over action tokens."""
+
+    num_action_tokens: int  # A
+    num_bins: int  # V
+    feature_size: int  # D
+    action_convention: str
+
+    def prepare(self, observation: Observation) -> Any:
+        """Model inputs for N observations; no gradient, no randomness."""
+        ...
+
+    def sample(self, inputs: Any, *, temperature: float, uniforms: np.ndarray | None) -> Sampled:
+        """Tokens by inverse CDF from ``uniforms`` (N, A) in [0, 1); greedy when None. Without gradient."""
+        ...
+
+    def score(self, inputs: Any, tokens: Tensor, *, temperature: float) -> Scores: ...
+
+    def features(self, inputs: Any, *, adapter: AdapterName = "policy") -> Tensor: ...
+
+    def decode(self, tokens: np.ndarray) -> np.ndarray:
+        """Actions (N, 7) float32 in [-1, 1] for tokens (N, A)."""
+        ...
+
+    def encode(self, actions: np.ndarray) -> np.ndarray:
+        """Tokens (N, A) int64 for actions (N, 7): the inverse of ``decode`` up to half a bin."""
+        ...
+
+    def trainable_groups(self) -> dict[str, list[nn.Parameter]]: ...
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> Any: ...
+
+
+class Critic(Protocol):
+    """One value per control step, from a feature of the policy."""
+
+    adapter: AdapterName  # whose features it reads
+    caches_features: bool  # features are constants and travel with the rollout
+
+    def value(self, feature: Tensor) -> Tensor:
+        """(N,) float32 for (N, D)."""
+        ...
+
+    def trainable_groups(self) -> dict[str, list[nn.Parameter]]: ...
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> Any: ...
+
+
+def no_grad_device(module: nn.Module) -> torch.device:
+    """Device of a module's first parameter."""
+    return next(module.parameters()).device

@@ -1,0 +1,29 @@
+"""What every section of a recipe shares: strict, frozen, no unknown keys."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0)]
+
+
+class Section(BaseModel):
+    """A section of a recipe: values only, checked strictly, never changed after loading."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class PartSpec(Section):
+    """A section that names a part: ``kind`` chooses the class, ``target`` says where it lives.
+
+    ``target`` is ``package.module:Class``, imported only when the part is built. It is a class
+    attribute on purpose: a recipe can never hold an import path.
+    """
+
+    target: ClassVar[str]

@@ -1,0 +1,114 @@
+"""Learning: imitation warm start, PPO, the training loop, evaluation and the run folder."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from vlarl.recipe.specs.base import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+)
+
+
+class ImitationSpec(Section):
+    """Behaviour cloning from demonstrations, as the warm start of `train` or alone with `vlarl sft`."""
+
+    demonstrations: str | None = Field(
+        None, description="HDF5 file or folder in LIBERO's layout; absent: the suite's scripted experts are recorded."
+    )
+    num_episodes: PositiveInt = Field(400, description="Demonstrations over all tasks, when experts are recorded.")
+    noise: NonNegativeFloat = Field(
+        0.3, description="Standard deviation of noise on the expert's executed translation; the labels stay clean."
+    )
+    noise_fraction: Fraction = Field(0.5, description="Share of steps on which that noise acts.")
+    updates: PositiveInt = Field(1000, description="Gradient steps.")
+    batch_size: PositiveInt = Field(128, description="Steps per gradient step.")
+    lr: PositiveFloat = Field(1e-3, description="Peak learning rate (cosine decay after a linear warm-up).")
+    warmup_updates: NonNegativeInt = Field(50, description="Linear learning-rate warm-up.")
+    weight_decay: NonNegativeFloat = Field(0.0, description="AdamW weight decay.")
+    max_grad_norm: PositiveFloat = Field(1.0, description="Gradient clip.")
+
+
+class PpoSpec(Section):
+    """Trajectory-level PPO: one ratio and one value per control step."""
+
+    lr: PositiveFloat = Field(2e-5, description="Policy learning rate.")
+    value_lr: PositiveFloat = Field(5e-5, description="Critic learning rate.")
+    lr_decay: Literal["none", "linear"] = Field("none", description="Decay of both learning rates to zero over the run.")
+    gamma: Fraction = Field(0.99, description="Discount per control step.")
+    gae_lambda: Fraction = Field(0.95, description="Generalised advantage estimation.")
+    clip: PositiveFloat = Field(0.2, description="Clip range of the ratio.")
+    value_clip: PositiveFloat | None = Field(0.2, description="Clip range of the value update; null turns it off.")
+    value_coef: NonNegativeFloat = Field(1.0, description="Factor on the value loss.")
+    entropy_bonus: NonNegativeFloat = Field(0.0, description="Factor on the mean entropy of the action tokens.")
+    epochs: PositiveInt = Field(1, description="Passes over each rollout.")
+    minibatch_size: PositiveInt = Field(64, description="Steps per optimizer step.")
+    micro_batch_size: PositiveInt | None = Field(
+        None, description="Steps per forward; gradients accumulate to a minibatch. Absent: the whole minibatch."
+    )
+    max_grad_norm: PositiveFloat = Field(1.0, description="Gradient clip, policy and critic apart.")
+    target_kl: PositiveFloat | None = Field(None, description="Stop the update of an iteration above 1.5 times this approximate KL.")
+    normalize_advantages: bool = Field(True, description="Mean 0 and deviation 1 over the rollout.")
+    truncation: Literal["bootstrap", "terminal"] = Field(
+        "terminal", description="At the horizon: add gamma * V(final_obs), or treat it as failure."
+    )
+    old_log_probs: Literal["rollout", "rescored"] = Field(
+        "rollout", description="The rollout's own, or scored once before the first update with the training code path."
+    )
+    ratio_tolerance: PositiveFloat = Field(
+        1e-5, description="Largest |ratio - 1| allowed in the first minibatch (fp32 with `rescored`); beyond it the run stops."
+    )
+    adam_eps: PositiveFloat = Field(1e-5, description="AdamW epsilon.")
+
+
+class StepsRolloutSpec(Section):
+    """A fixed number of control steps per slot; episodes go on across iterations."""
+
+    kind: Literal["steps"] = "steps"
+    num_steps: PositiveInt = Field(128, description="Control steps per slot and iteration.")
+
+
+class TrainSpec(Section):
+    """The loop."""
+
+    iterations: PositiveInt = Field(100, description="Iterations of collect, score, update.")
+    rollout: StepsRolloutSpec = StepsRolloutSpec()
+    temperature: PositiveFloat = Field(1.0, description="Sampling temperature of the rollout.")
+    critic_warmup: NonNegativeInt = Field(5, description="First iterations that train the critic only.")
+    torch_threads: PositiveInt = Field(2, description="Intra-op threads of torch; they change sums in the last bit, so they are part of the recipe.")
+
+
+class EvaluationSpec(Section):
+    """Evaluation on held-out init states, before the first iteration and then at intervals."""
+
+    every: PositiveInt = Field(50, description="Iterations between evaluations; step 0 and the last are always evaluated.")
+    episodes: PositiveInt = Field(20, description="Episodes per task: eval init states 0 .. episodes - 1.")
+    decoding: Literal["greedy", "sampled"] = Field("greedy", description="How action tokens are chosen.")
+    temperature: PositiveFloat = Field(1.0, description="Sampling temperature, when `decoding: sampled`.")
+    videos: bool = Field(True, description="Write videos of the first, best and worst episode of each task at the last evaluation.")
+
+
+class KeepSpec(Section):
+    """Which checkpoints stay on disk."""
+
+    last: PositiveInt = Field(2, description="Newest checkpoints kept.")
+    best: bool = Field(True, description="Keep the checkpoint with the best evaluation.")
+    every: PositiveInt | None = Field(None, description="Also keep each n-th iteration's checkpoint.")
+
+
+class RunSpec(Section):
+    """The run folder; nothing here changes a result, so nothing here is hashed."""
+
+    folder: str = Field("runs", description="Where run folders are made.")
+    cache: str = Field("~/.cache/vlarl", description="Where warm starts and demonstrations are cached by digest.")
+    checkpoint_every: PositiveInt = Field(10, description="Iterations between checkpoints: the most work a crash can lose.")
+    keep: KeepSpec = KeepSpec()
+    tensorboard: bool = Field(True, description="Write TensorBoard event files.")
+    episodes: bool = Field(True, description="Write per-episode rows and arrays of each rollout.")
+    batches: Annotated[list[int], Field(description="Iterations whose training batch is stored, for `reproduce --stage update`.")] = [0]

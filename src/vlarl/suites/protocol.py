@@ -1,0 +1,88 @@
+"""What a suite is to the rest of vlarl: tasks, init states, simulations and their conventions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from vlarl.types import EpisodeSpec, Split, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conventions:
+    """What an action and an image mean. Compared with the policy's before the first step."""
+
+    action: str  # e.g. "delta_xyz, delta_axis_angle, gripper(-1 open, +1 close)"
+    action_dim: int
+    control_hz: float
+    image: str  # e.g. "agentview rgb, upright"
+    image_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What one control step did to one simulation."""
+
+    terminated: bool  # success
+    truncated: bool  # horizon reached without success
+    gripper_opening: float  # 0 closed .. 1 open
+    eef_speed: float  # |end-effector displacement| x control rate, metres per second
+
+
+class Simulation(Protocol):
+    """One compiled task that runs one episode at a time.
+
+    Physics and rendering are apart so that a replay never renders. After ``begin`` everything
+    depends on the spec and the actions alone, never on what ran before.
+    """
+
+    task: Task
+
+    def begin(self, spec: EpisodeSpec) -> None: ...
+
+    def advance(self, action: np.ndarray) -> Outcome:
+        """One control step with ``action`` (7,) float32 in [-1, 1]."""
+        ...
+
+    def render_into(self, image: np.ndarray) -> None:
+        """Write the policy's view, upright, into ``image`` (H, W, 3) uint8."""
+        ...
+
+    def state_digest(self) -> bytes:
+        """16 bytes that differ when any part of the simulator's state differs."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Expert(Protocol):
+    """A scripted expert that reads privileged state; one instance per episode."""
+
+    def act(self) -> np.ndarray:
+        """Next action (7,) float32 in [-1, 1] for the simulation's present state."""
+        ...
+
+
+class Suite(Protocol):
+    """A set of tasks. Built in the trainer and again in every worker, from the same spec."""
+
+    name: str
+    conventions: Conventions
+
+    def tasks(self) -> tuple[Task, ...]: ...
+
+    def num_inits(self, task: int, split: Split) -> int: ...
+
+    def simulation(self, task: int) -> Simulation:
+        """A new simulation of task ``task`` (position in ``tasks()``)."""
+        ...
+
+    def expert(self, simulation: Simulation) -> Expert:
+        """An expert for the episode that ``simulation`` has just begun."""
+        ...
+
+    def demonstration_arrays(self, simulation: Simulation) -> dict[str, np.ndarray]:
+        """One step's low-dimensional observations under LIBERO's names (ee_pos, ee_ori, ee_states, gripper_states, joint_states, states)."""
+        ...

@@ -1,0 +1,163 @@
+"""The data that crosses stage boundaries, with shapes beside each field.
+
+Legend: N env slots, T control steps of a rollout, B = N x T flattened steps (slot-major),
+A action tokens of a control step (7), H x W x 3 image, E episodes. Nothing here is ever mutated:
+each stage wraps what the stage before it made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+Split = Literal["train", "eval"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a suite: what to do, in words, and for how long it may be tried."""
+
+    suite: str
+    index: int
+    name: str  # stable identifier, safe in file names
+    instruction: str
+    horizon: int  # control steps until truncation
+
+
+@dataclass(frozen=True, order=True)
+class EpisodeSpec:
+    """All that an episode depends on, besides the actions."""
+
+    task: int
+    split: Split
+    init: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Episode:
+    """A finished episode."""
+
+    spec: EpisodeSpec
+    slot: int
+    index: int  # how many episodes this slot had finished before it
+    length: int  # control steps
+    success: bool  # terminated
+    truncated: bool
+    errored: bool
+    end_step: int  # step of the rollout in which it ended (0-based)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """What a policy sees: one image and one instruction a slot."""
+
+    images: np.ndarray  # (N, H, W, 3) uint8, upright
+    instructions: tuple[str, ...]  # N
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What one control step of one slot group gave (arrays over the group's n slots)."""
+
+    observation: Observation  # after the step; of the next episode where one ended
+    terminated: np.ndarray  # (n,) bool, success
+    truncated: np.ndarray  # (n,) bool, horizon reached
+    errored: np.ndarray  # (n,) bool, the simulator failed twice at this step
+    final_images: np.ndarray  # (n, H, W, 3) uint8; valid where an episode ended
+    gripper_opening: np.ndarray  # (n,) float32, 0 closed .. 1 open, after the step
+    eef_speed: np.ndarray  # (n,) float32, metres per second, after the step
+    state_digests: tuple[bytes, ...]  # n, simulator state after the step
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageDigests:
+    """Digests of one iteration's stages, in the order of the hash chain."""
+
+    tasks: str
+    inits: str
+    actions: str
+    states: str
+    pixels: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """T control steps of N slots, as collected by the policy that is about to be updated."""
+
+    images: np.ndarray  # (N, T, H, W, 3) uint8, what the policy saw before each step
+    tasks: np.ndarray  # (N, T) int32, task index of each step
+    inits: np.ndarray  # (N, T) int32
+    episode_steps: np.ndarray  # (N, T) int32, step within the episode, from 0
+    tokens: np.ndarray  # (N, T, A) int64 in [0, 256)
+    actions: np.ndarray  # (N, T, A) float32 in [-1, 1], as executed
+    log_probs: np.ndarray  # (N, T) float32, summed over the A tokens
+    values: np.ndarray  # (N, T) float32, critic before each step
+    features: np.ndarray | None  # (N, T, D) critic features, where the critic keeps them
+    terminated: np.ndarray  # (N, T) bool
+    truncated: np.ndarray  # (N, T) bool
+    errored: np.ndarray  # (N, T) bool
+    final_values: np.ndarray  # (N, T) float32, value of final_obs where truncated, else 0
+    final_images: Mapping[tuple[int, int], np.ndarray]  # (slot, step) -> (H, W, 3), where truncated
+    last_values: np.ndarray  # (N,) float32, value of the observation after step T - 1
+    gripper_opening: np.ndarray  # (N, T) float32
+    eef_speed: np.ndarray  # (N, T) float32
+    instructions: tuple[str, ...]  # by task index
+    episodes: tuple[Episode, ...]  # finished ones, in (slot, index) order
+    temperature: float
+    digests: StageDigests
+
+    @property
+    def num_steps(self) -> int:
+        return int(self.tokens.shape[0] * self.tokens.shape[1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """A rollout with its rewards; the breakdown sums to ``rewards``."""
+
+    rollout: Rollout
+    rewards: np.ndarray  # (N, T) float32
+    breakdown: Mapping[str, np.ndarray]  # name -> (N, T) float32, weighted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What the update sees: B = N x T steps, slot-major."""
+
+    images: np.ndarray  # (B, H, W, 3) uint8
+    tasks: np.ndarray  # (B,) int32, indexes ``instructions``
+    instructions: tuple[str, ...]
+    tokens: np.ndarray  # (B, A) int64
+    old_log_probs: np.ndarray  # (B,) float32
+    old_values: np.ndarray  # (B,) float32
+    advantages: np.ndarray  # (B,) float32
+    returns: np.ndarray  # (B,) float32
+    features: np.ndarray | None  # (B, D) where the critic keeps them
+    temperature: float
+
+    def __len__(self) -> int:
+        return int(self.tokens.shape[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateStats:
+    """What one PPO update did; means over the minibatches taken."""
+
+    policy_loss: float
+    value_loss: float
+    entropy: float
+    approx_kl: float
+    clip_fraction: float
+    explained_variance: float
+    policy_grad_norm: float
+    critic_grad_norm: float
+    first_ratio_error: float  # max |ratio - 1| of the first minibatch
+    ratio_spread: float  # max |ratio - 1| of the last minibatch
+    num_minibatches: int
+    epochs_done: int  # below ppo.epochs when target_kl stopped the update
+    policy_updated: bool  # False during critic warm-up
+    seconds: float
