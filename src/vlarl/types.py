@@ -74,6 +74,36 @@ class Step:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Trajectory:
+    """One demonstrated or recorded episode of T control steps."""
+
+    instruction: str
+    images: np.ndarray  # (T, H, W, 3) uint8, upright, before each action
+    actions: np.ndarray  # (T, 7) float32, what to imitate
+    executed: np.ndarray  # (T, 7) float32, what moved the robot: the same, unless noise was injected
+    signals: Mapping[str, np.ndarray]  # LIBERO's names -> (T, k): ee_pos, ee_ori, ee_states, gripper_states, ...
+    spec: EpisodeSpec | None  # None for files that do not say
+    success: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demonstrations:
+    """M demonstrated control steps, as behaviour cloning reads them."""
+
+    images: np.ndarray  # (M, H, W, 3) uint8, upright
+    tasks: np.ndarray  # (M,) int32, indexes ``instructions``
+    instructions: tuple[str, ...]
+    actions: np.ndarray  # (M, 7) float32 in [-1, 1]
+
+    def __len__(self) -> int:
+        return int(self.actions.shape[0])
+
+    def observation(self, rows: np.ndarray) -> Observation:
+        instructions = tuple(self.instructions[task] for task in self.tasks[rows])
+        return Observation(images=self.images[rows], instructions=instructions)
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageDigests:
     """Digests of one iteration's stages, in the order of the hash chain."""
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from vlarl.types import EpisodeSpec, Split, Task
+from vlarl.types import EpisodeSpec, Observation, Split, Step, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,3 +86,33 @@ class Suite(Protocol):
     def demonstration_arrays(self, simulation: Simulation) -> dict[str, np.ndarray]:
         """One step's low-dimensional observations under LIBERO's names (ee_pos, ee_ori, ee_states, gripper_states, joint_states, states)."""
         ...
+
+
+class SlotPool(Protocol):
+    """What the mechanics need of the vectorised pool: N slots in fixed groups, stepped in lockstep."""
+
+    groups: tuple[slice, ...]
+
+    def refresh(self) -> None:
+        """Ask again which episode each slot runs next; present episodes go on."""
+        ...
+
+    def observation(self, group: int) -> Observation: ...
+
+    def specs(self, group: int) -> tuple[EpisodeSpec, ...]: ...
+
+    def episode_index(self, group: int) -> np.ndarray:
+        """(n,) int64: episodes each slot has finished."""
+        ...
+
+    def episode_step(self, group: int) -> np.ndarray:
+        """(n,) int32: steps taken in the present episode."""
+        ...
+
+    def active(self, group: int) -> np.ndarray:
+        """(n,) bool: False where the slot has nothing more to run."""
+        ...
+
+    def send(self, group: int, actions: np.ndarray) -> None: ...
+
+    def receive(self, group: int) -> Step: ...

@@ -18,6 +18,9 @@ class Section(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
+    unhashed: ClassVar[frozenset[str]] = frozenset()
+    """Fields that cannot change a result and so are left out of the recipe's digest."""
+
 
 class PartSpec(Section):
     """A section that names a part: ``kind`` chooses the class, ``target`` says where it lives.
@@ -27,3 +30,5 @@ class PartSpec(Section):
     """
 
     target: ClassVar[str]
+
+    kind: str = Field(description="Which kind of part this is; it decides what else may be set here.")

@@ -40,7 +40,9 @@ class PpoSpec(Section):
 
     lr: PositiveFloat = Field(2e-5, description="Policy learning rate.")
     value_lr: PositiveFloat = Field(5e-5, description="Critic learning rate.")
-    lr_decay: Literal["none", "linear"] = Field("none", description="Decay of both learning rates to zero over the run.")
+    lr_decay: Literal["none", "linear"] = Field(
+        "none", description="Decay of both learning rates to zero over the run."
+    )
     gamma: Fraction = Field(0.99, description="Discount per control step.")
     gae_lambda: Fraction = Field(0.95, description="Generalised advantage estimation.")
     clip: PositiveFloat = Field(0.2, description="Clip range of the ratio.")
@@ -53,7 +55,9 @@ class PpoSpec(Section):
         None, description="Steps per forward; gradients accumulate to a minibatch. Absent: the whole minibatch."
     )
     max_grad_norm: PositiveFloat = Field(1.0, description="Gradient clip, policy and critic apart.")
-    target_kl: PositiveFloat | None = Field(None, description="Stop the update of an iteration above 1.5 times this approximate KL.")
+    target_kl: PositiveFloat | None = Field(
+        None, description="Stop the update of an iteration above 1.5 times this approximate KL."
+    )
     normalize_advantages: bool = Field(True, description="Mean 0 and deviation 1 over the rollout.")
     truncation: Literal["bootstrap", "terminal"] = Field(
         "terminal", description="At the horizon: add gamma * V(final_obs), or treat it as failure."
@@ -62,7 +66,8 @@ class PpoSpec(Section):
         "rollout", description="The rollout's own, or scored once before the first update with the training code path."
     )
     ratio_tolerance: PositiveFloat = Field(
-        1e-5, description="Largest |ratio - 1| allowed in the first minibatch (fp32 with `rescored`); beyond it the run stops."
+        1e-5,
+        description="Largest |ratio - 1| allowed in the first minibatch (fp32 with `rescored`); beyond it the run stops.",
     )
     adam_eps: PositiveFloat = Field(1e-5, description="AdamW epsilon.")
 
@@ -81,17 +86,23 @@ class TrainSpec(Section):
     rollout: StepsRolloutSpec = StepsRolloutSpec()
     temperature: PositiveFloat = Field(1.0, description="Sampling temperature of the rollout.")
     critic_warmup: NonNegativeInt = Field(5, description="First iterations that train the critic only.")
-    torch_threads: PositiveInt = Field(2, description="Intra-op threads of torch; they change sums in the last bit, so they are part of the recipe.")
+    torch_threads: PositiveInt = Field(
+        2, description="Intra-op threads of torch; they change sums in the last bit, so they are part of the recipe."
+    )
 
 
 class EvaluationSpec(Section):
     """Evaluation on held-out init states, before the first iteration and then at intervals."""
 
-    every: PositiveInt = Field(50, description="Iterations between evaluations; step 0 and the last are always evaluated.")
+    every: PositiveInt = Field(
+        50, description="Iterations between evaluations; step 0 and the last are always evaluated."
+    )
     episodes: PositiveInt = Field(20, description="Episodes per task: eval init states 0 .. episodes - 1.")
     decoding: Literal["greedy", "sampled"] = Field("greedy", description="How action tokens are chosen.")
     temperature: PositiveFloat = Field(1.0, description="Sampling temperature, when `decoding: sampled`.")
-    videos: bool = Field(True, description="Write videos of the first, best and worst episode of each task at the last evaluation.")
+    videos: bool = Field(
+        True, description="Write videos of the first, best and worst episode of each task at the last evaluation."
+    )
 
 
 class KeepSpec(Section):
@@ -107,8 +118,12 @@ class RunSpec(Section):
 
     folder: str = Field("runs", description="Where run folders are made.")
     cache: str = Field("~/.cache/vlarl", description="Where warm starts and demonstrations are cached by digest.")
-    checkpoint_every: PositiveInt = Field(10, description="Iterations between checkpoints: the most work a crash can lose.")
+    checkpoint_every: PositiveInt = Field(
+        10, description="Iterations between checkpoints: the most work a crash can lose."
+    )
     keep: KeepSpec = KeepSpec()
     tensorboard: bool = Field(True, description="Write TensorBoard event files.")
     episodes: bool = Field(True, description="Write per-episode rows and arrays of each rollout.")
-    batches: Annotated[list[int], Field(description="Iterations whose training batch is stored, for `reproduce --stage update`.")] = [0]
+    batches: Annotated[
+        list[int], Field(description="Iterations whose training batch is stored, for `reproduce --stage update`.")
+    ] = [0]

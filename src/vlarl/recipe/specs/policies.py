@@ -20,7 +20,9 @@ class TinySpec(PartSpec):
     num_heads: PositiveInt = Field(4, description="Attention heads; divides `hidden_size`.")
     num_keypoints: PositiveInt = Field(32, description="Spatial soft-max keypoints of the vision front end.")
     num_visual_tokens: PositiveInt = Field(4, description="Tokens the keypoints are projected to.")
-    prompt_length: PositiveInt = Field(24, description="Text tokens a prompt is padded to; a longer prompt is an error.")
+    max_prompt_length: PositiveInt = Field(
+        64, description="Longest prompt in tokens; a longer instruction is an error."
+    )
 
 
 class SharedCriticSpec(PartSpec):

@@ -26,4 +26,6 @@ class UniformCurriculumSpec(PartSpec):
     target: ClassVar[str] = "vlarl.curriculum:UniformCurriculum"
 
     kind: Literal["uniform"] = "uniform"
-    bucket_size: PositiveInt = Field(50, description="Train init states per bucket (bucket = init // bucket_size), for success statistics.")
+    bucket_size: PositiveInt = Field(
+        50, description="Train init states per bucket (bucket = init // bucket_size), for success statistics."
+    )

@@ -12,19 +12,43 @@ from vlarl.recipe.specs.base import PartSpec, PositiveInt
 class SuiteSpec(PartSpec):
     """What every suite has."""
 
+    unhashed: ClassVar[frozenset[str]] = frozenset({"num_workers", "models_per_worker", "renderer"})
+
+    name: str = Field(description="Which set of tasks.")
     num_envs: PositiveInt = Field(32, description="Env slots stepped side by side; part of the recipe's identity.")
     num_groups: PositiveInt = Field(
         2, description="Fixed groups of slots: while one group simulates, the policy decides for another."
     )
-    num_workers: PositiveInt = Field(
-        2, description="Simulator processes. Changes speed only, never a result; not hashed."
-    )
+    num_workers: PositiveInt = Field(2, description="Simulator processes. Changes speed only, never a result.")
     models_per_worker: PositiveInt = Field(
-        8, description="Compiled tasks a worker keeps, least recently used first out. Changes speed and memory only; not hashed."
+        8, description="Compiled tasks a worker keeps, least recently used first out. Changes speed and memory only."
     )
     renderer: Literal["auto", "osmesa", "egl"] = Field(
-        "auto", description="GL backend, chosen before the simulator is imported. `auto` takes OSMesa where it is installed, else EGL."
+        "auto",
+        description="GL backend, chosen before the simulator is imported. `auto` takes OSMesa where it is installed, else EGL.",
     )
+
+    def known_tasks(self) -> tuple[str, ...] | None:
+        """Names of the suite's tasks where they are known without the simulator, else None."""
+        return None
+
+
+# The suite's own module defines the tasks but loads the simulator; a test keeps the names equal.
+_TABLETOP_TASKS = {
+    "tabletop_basic": ("reach_red", "reach_green", "lift_red", "lift_green", "push_red", "push_green"),
+    "tabletop_10": (
+        "press_button",
+        "open_drawer",
+        "lift_red",
+        "lift_blue",
+        "push_green",
+        "plate_red",
+        "plate_blue",
+        "stack_red_green",
+        "drawer_button",
+        "plate_red_push_green",
+    ),
+}
 
 
 class TabletopSpec(SuiteSpec):
@@ -34,7 +58,12 @@ class TabletopSpec(SuiteSpec):
 
     kind: Literal["tabletop"] = "tabletop"
     name: Literal["tabletop_basic", "tabletop_10"] = Field("tabletop_basic", description="Which set of tasks.")
-    tasks: list[str] | None = Field(None, description="Task names to use; all of the suite's when absent.", min_length=1)
+    tasks: list[str] | None = Field(
+        None, description="Task names to use; all of the suite's when absent.", min_length=1
+    )
     image_size: Annotated[int, Field(ge=32, le=512, multiple_of=8)] = Field(
         64, description="Side of the square agentview image in pixels."
     )
+
+    def known_tasks(self) -> tuple[str, ...]:
+        return _TABLETOP_TASKS[self.name]

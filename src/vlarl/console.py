@@ -1,0 +1,185 @@
+"""What a person or a program gets to read: diagnostics, tables, JSON documents, errors.
+
+Data goes to stdout, everything meant for people to stderr. Colour only repeats what the words say;
+`rich` is loaded for it and for nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import sys
+import textwrap
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from vlarl.errors import Diagnostic, RecipeError, VlarlError
+
+Paint = Callable[[str, str], str]  # text, style → text
+
+
+class Display(str, Enum):
+    """How stderr is written."""
+
+    rich = "rich"  # colour and live progress
+    plain = "plain"  # lines without control characters
+    none = "none"  # errors only
+
+
+def no_paint(text: str, style: str) -> str:
+    return text
+
+
+def rich_paint(text: str, style: str) -> str:
+    from rich.style import Style
+
+    return Style.parse(style).render(text) if text else text
+
+
+@dataclass(frozen=True)
+class Console:
+    """Where one command writes."""
+
+    command: str
+    as_json: bool = False
+    verbose: bool = False
+    display: Display = Display.plain
+
+    @classmethod
+    def for_command(cls, command: str, *, as_json: bool, verbose: bool, display: Display | None) -> Console:
+        """``display`` None chooses by the terminal; NO_COLOR and a dumb terminal turn `rich` into `plain`."""
+        colour = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        chosen = display or (Display.rich if sys.stderr.isatty() else Display.plain)
+        if chosen is Display.rich and not colour:
+            chosen = Display.plain
+        return cls(command, as_json, verbose, chosen)
+
+    @property
+    def paint(self) -> Paint:
+        return rich_paint if self.display is Display.rich else no_paint
+
+    @property
+    def width(self) -> int:
+        return max(40, shutil.get_terminal_size((100, 24)).columns)
+
+    def data(self, text: str) -> None:
+        """Text that the command was asked for; silent with `--json`, where ``document`` carries it."""
+        if not self.as_json:
+            sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
+
+    def say(self, text: str = "") -> None:
+        """A line for people."""
+        if self.display is not Display.none:
+            sys.stderr.write(f"{text}\n")
+
+    def document(self, *, ok: bool = True, diagnostics: Iterable[Diagnostic] = (), **fields: Any) -> None:
+        """The command's one JSON document, where `--json` asked for it."""
+        if self.as_json:
+            head = {"schema": f"vlarl.{self.command}/1", "ok": ok, **fields}
+            listed = [dataclasses.asdict(d) for d in diagnostics]
+            sys.stdout.write(json.dumps({**head, "diagnostics": listed}, ensure_ascii=False, default=str) + "\n")
+
+    def table(self, headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        self.data(table_text(headers, rows))
+
+    def diagnostics(self, found: Sequence[Diagnostic], *, summary: str | None = None) -> None:
+        """Shows every diagnostic on stderr, also with `--display none` when there are errors among them."""
+        errors = [d for d in found if d.severity == "error"]
+        for diagnostic in errors if self.display is Display.none else found:
+            sys.stderr.write(diagnostic_text(diagnostic, paint=self.paint, width=self.width) + "\n\n")
+        if found and summary:
+            code = (errors or found)[0].code
+            self.say(f"{summary}; `vlarl explain {code}` says more")
+
+    def failure(self, error: VlarlError) -> None:
+        """A user's error: the message, what can be done about it, and what was kept."""
+        found = error.diagnostics if isinstance(error, RecipeError) else ()
+        fields = {
+            "code": error.code,
+            "message": error.message,
+            "place": error.place,
+            "hint": error.hint,
+            "kept": error.kept,
+        }
+        self.document(ok=False, error=fields, diagnostics=found)
+        if found:
+            self.diagnostics(found, summary=error.message)
+        else:
+            sys.stderr.write(error_text(error, paint=self.paint) + "\n")
+
+
+def error_text(error: VlarlError, *, paint: Paint = no_paint) -> str:
+    """An error without diagnostics, as lines of text."""
+    lines = [f"{paint(f'error[{error.code}]', 'bold red')}: {error.message}"]
+    if error.place:
+        lines.append(f"  {paint('-->', 'blue')} {error.place}")
+    if error.kept:
+        lines.append(f"  {paint('=', 'blue')} kept: {error.kept}")
+    if error.hint:
+        lines += ["", f"{paint('hint', 'bold cyan')}: {error.hint}"]
+    return "\n".join(lines)
+
+
+def diagnostic_text(diagnostic: Diagnostic, *, paint: Paint = no_paint, width: int = 100) -> str:
+    """One diagnostic with its place, the line of text, a caret under the culprit, notes and hint."""
+    d = diagnostic
+    style = "bold red" if d.severity == "error" else "bold yellow"
+    lines = [f"{paint(f'{d.severity}[{d.code}]', style)}: {paint(d.message, 'bold')}"]
+    lines.append(f"  {paint('-->', 'blue')} {_place_text(d)}")
+    if d.line is not None and d.column is not None and d.source is not None:
+        gutter = " " * len(str(d.line))
+        shown, offset, length = _excerpt(d.source, d.column, d.length, width - len(gutter) - 4)
+        bar = paint("|", "blue")
+        lines += [
+            f" {gutter} {bar}",
+            f" {paint(str(d.line), 'blue')} {bar} {shown}".rstrip(),
+            f" {gutter} {bar} {' ' * offset}{paint('^' * length, style)}",
+        ]
+    for note in d.notes:
+        wrapped = textwrap.wrap(note, max(30, width - 5), break_on_hyphens=False) or [""]
+        lines += [f"   {paint('=', 'blue')} {wrapped[0]}", *(f"     {line}" for line in wrapped[1:])]
+    if d.hint:
+        lines += ["", f"{paint('hint', 'bold cyan')}: {d.hint}"]
+    return "\n".join(lines)
+
+
+def _place_text(d: Diagnostic) -> str:
+    if d.file is None:
+        return d.origin or d.path or "the recipe"
+    spot = f"{d.file}:{d.line}:{d.column}" if d.line is not None else d.file
+    return f"{spot}   ({d.origin})" if d.origin else spot
+
+
+def _excerpt(source: str, column: int, length: int, room: int) -> tuple[str, int, int]:
+    """The part of a line that fits, the caret's offset in it in terminal cells, and its length."""
+    text = "".join(c if c.isprintable() else " " for c in source)
+    start, end = column - 1, column - 1 + length
+    if len(text) > room:
+        left = max(0, min(start - room // 3, len(text) - room))
+        right = min(len(text), left + room)
+        text = (
+            ("…" if left else "")
+            + text[left + bool(left) : right - (right < len(text))]
+            + ("…" if right < len(text) else "")
+        )
+        start, end = start - left, min(end, right) - left
+    cells = [2 if unicodedata.east_asian_width(c) in "WF" else 0 if unicodedata.combining(c) else 1 for c in text]
+    return text, sum(cells[:start]), max(1, sum(cells[start:end]))
+
+
+def table_text(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Columns of text; numbers stand to the right."""
+    cells = [[("" if cell is None else str(cell)) for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in [list(headers), *cells]) for i in range(len(headers))]
+    numeric = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(headers))]
+
+    def line(row: Sequence[str]) -> str:
+        padded = (c.rjust(w) if right else c.ljust(w) for c, w, right in zip(row, widths, numeric, strict=True))
+        return "  ".join(padded).rstrip()
+
+    return "\n".join([line(headers), *(line(row) for row in cells)])

@@ -1,0 +1,78 @@
+"""Behaviour cloning: next-token likelihood of the demonstrated action tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vlarl.errors import RunError
+from vlarl.recipe.specs.learning import ImitationSpec
+from vlarl.seeding import generator
+from vlarl.types import Demonstrations, Observation
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImitationStats:
+    """How the cloning went; losses are means per token."""
+
+    losses: tuple[float, ...]  # one per update
+    accuracy: float  # share of tokens that are the most likely one, last tenth of the updates
+
+
+class ClonablePolicy(Protocol):
+    """A policy that can be behaviour-cloned."""
+
+    def prepare(self, observation: Observation) -> Any: ...
+    def encode(self, actions: np.ndarray) -> np.ndarray: ...
+    def token_log_probs(self, inputs: Any, tokens: Tensor) -> Tensor: ...
+    def trainable_groups(self) -> dict[str, list[nn.Parameter]]: ...
+
+
+def learning_rate(spec: ImitationSpec, update: int) -> float:
+    """Linear warm-up, then a cosine to zero."""
+    if update < spec.warmup_updates:
+        return spec.lr * (update + 1) / spec.warmup_updates
+    progress = (update - spec.warmup_updates) / max(1, spec.updates - spec.warmup_updates)
+    return spec.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def clone(
+    policy: ClonablePolicy,
+    demonstrations: Demonstrations,
+    spec: ImitationSpec,
+    *,
+    seed: int,
+    progress: Callable[[int, float], None] = lambda update, loss: None,
+) -> ImitationStats:
+    """Train ``policy`` in place for ``spec.updates`` gradient steps."""
+    parameters = [p for group in policy.trainable_groups().values() for p in group]
+    optimizer = torch.optim.AdamW(parameters, lr=spec.lr, weight_decay=spec.weight_decay)
+    tokens = policy.encode(demonstrations.actions)
+    order, losses, hits = np.empty(0, np.int64), [], []
+    for update in range(spec.updates):
+        if len(order) < spec.batch_size:
+            epoch = generator(seed, "imitation-order", update).permutation(len(demonstrations))
+            order = np.concatenate([order, *[epoch] * (1 + spec.batch_size // len(epoch))])
+        rows, order = order[: spec.batch_size], order[spec.batch_size :]
+        target = torch.from_numpy(tokens[rows])
+        log_probs = policy.token_log_probs(policy.prepare(demonstrations.observation(rows)), target)
+        loss = -log_probs.gather(2, target[..., None]).mean()
+        if not torch.isfinite(loss):
+            raise RunError("the imitation loss is not a number", code="X520", hint="lower imitation.lr")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, spec.max_grad_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(spec, update)
+        optimizer.step()
+        losses.append(loss.item())
+        hits.append(float((log_probs.detach().argmax(dim=-1) == target).float().mean()))
+        progress(update, losses[-1])
+    tail = max(1, spec.updates // 10)
+    return ImitationStats(losses=tuple(losses), accuracy=float(np.mean(hits[-tail:])))

@@ -1,0 +1,135 @@
+"""Batch decoding and one-forward scoring of action tokens on a causal language model.
+
+Shared by every autoregressive policy: the prompt arrives as embeddings with padding on the right,
+the action tokens follow after the padding, and only the 256 action rows of the head are computed.
+Padding is never attended to, and positions count real tokens only, so it changes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import DynamicCache, LlamaForCausalLM
+
+from vlarl.policies.protocol import Sampled, Scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """A batch of embedded prompts, padded on the right to P columns."""
+
+    embeddings: Tensor  # (N, P, D)
+    valid: Tensor  # (N, P) bool, True on real tokens; every row starts with one
+
+    @property
+    def last(self) -> Tensor:
+        """(N,) int64, column of each row's last real token."""
+        return self.valid.sum(dim=1) - 1
+
+
+def attention_bias(valid: Tensor, num_queries: int, dtype: torch.dtype) -> Tensor:
+    """(N, 1, Q, K) additive causal mask for the last Q of K columns, of which only ``valid`` (N, K) are attended.
+
+    A padded query attends to itself only by way of the columns before it, so no row is ever empty.
+    """
+    num_keys = valid.shape[1]
+    causal = torch.ones(num_queries, num_keys, dtype=torch.bool, device=valid.device)
+    causal = causal.tril(diagonal=num_keys - num_queries)
+    allowed = causal[None] & valid[:, None, :]
+    bias = torch.zeros(allowed.shape, dtype=dtype, device=valid.device)
+    return bias.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
+
+
+def positions(valid: Tensor) -> Tensor:
+    """(N, K) int64, index of each column among the row's real tokens."""
+    return (valid.long().cumsum(dim=1) - 1).clamp_(min=0)
+
+
+def take_rows(hidden: Tensor, columns: Tensor) -> Tensor:
+    """(N, D) of ``hidden`` (N, K, D), one column a row."""
+    return hidden[torch.arange(hidden.shape[0], device=hidden.device), columns]
+
+
+def inverse_cdf(log_probs: Tensor, uniform: Tensor) -> Tensor:
+    """Tokens (N,) int64: the first whose cumulative probability exceeds ``uniform`` (N,) float64 in [0, 1)."""
+    cumulative = log_probs.double().exp().cumsum(dim=-1)
+    # Rounding can leave the total a hair below 1, or below a uniform close to 1.
+    threshold = uniform * cumulative[:, -1]
+    return (cumulative <= threshold[:, None]).sum(dim=-1).clamp_(max=log_probs.shape[-1] - 1)
+
+
+class ActionDecoder:
+    """Samples and scores A action tokens with the last ``num_bins`` rows of a language model's vocabulary."""
+
+    def __init__(self, model: LlamaForCausalLM, *, num_action_tokens: int, num_bins: int, first_row: int) -> None:
+        self._model = model
+        self._num_tokens = num_action_tokens
+        self._rows = slice(first_row, first_row + num_bins)
+        self._first_row = first_row
+
+    def _log_probs(self, hidden: Tensor, temperature: float) -> Tensor:
+        logits = F.linear(hidden, self._model.lm_head.weight[self._rows])
+        return F.log_softmax(logits.float() / temperature, dim=-1)
+
+    def _forward(self, embeddings: Tensor, bias: Tensor, where: Tensor, cache: DynamicCache | None) -> Tensor:
+        output: Any = self._model.model(
+            inputs_embeds=embeddings,
+            attention_mask=bias,
+            position_ids=where,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        return output.last_hidden_state
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        return F.embedding(tokens + self._first_row, self._model.model.embed_tokens.weight)
+
+    @torch.no_grad()
+    def sample(self, prompt: Prompt, *, temperature: float, uniforms: np.ndarray | None) -> Sampled:
+        """A tokens a row by inverse CDF of ``uniforms`` (N, A) float64, or greedy when None."""
+        cache = DynamicCache(config=self._model.config)
+        valid, dtype = prompt.valid, prompt.embeddings.dtype
+        bias = attention_bias(valid, valid.shape[1], dtype)
+        hidden = self._forward(prompt.embeddings, bias, positions(valid), cache)
+        feature = take_rows(hidden, prompt.last)
+        draws = None if uniforms is None else torch.from_numpy(uniforms).to(feature.device)
+        current, tokens, log_prob = feature, [], torch.zeros(len(feature), device=feature.device)
+        num_real = valid.sum(dim=1, keepdim=True)
+        for i in range(self._num_tokens):
+            log_probs = self._log_probs(current, temperature)
+            token = log_probs.argmax(dim=-1) if draws is None else inverse_cdf(log_probs, draws[:, i])
+            log_prob = log_prob + log_probs.gather(1, token[:, None])[:, 0]
+            tokens.append(token)
+            if i + 1 < self._num_tokens:
+                valid = F.pad(valid, (0, 1), value=True)
+                bias = attention_bias(valid, 1, dtype)
+                current = self._forward(self._embed(token)[:, None], bias, num_real + i, cache)[:, 0]
+        return Sampled(tokens=torch.stack(tokens, dim=1), log_prob=log_prob, feature=feature.float())
+
+    def token_log_probs(self, prompt: Prompt, tokens: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
+        """Teacher-forced log-probabilities (N, A, V) of every action token, and the feature (N, D)."""
+        num_prompt, fed = prompt.valid.shape[1], self._num_tokens - 1
+        embeddings = torch.cat([prompt.embeddings, self._embed(tokens[:, :-1])], dim=1)
+        valid = F.pad(prompt.valid, (0, fed), value=True)
+        bias = attention_bias(valid, valid.shape[1], embeddings.dtype)
+        hidden = self._forward(embeddings, bias, positions(valid), None)
+        feature = take_rows(hidden, prompt.last)
+        predicting = torch.cat([feature[:, None], hidden[:, num_prompt:]], dim=1)
+        return self._log_probs(predicting, temperature), feature
+
+    def score(self, prompt: Prompt, tokens: Tensor, *, temperature: float) -> Scores:
+        log_probs, feature = self.token_log_probs(prompt, tokens, temperature=temperature)
+        chosen = log_probs.gather(2, tokens[..., None])[..., 0]
+        entropy = -(log_probs.exp() * log_probs).sum(dim=-1).mean(dim=-1)
+        return Scores(log_prob=chosen.sum(dim=-1), entropy=entropy, feature=feature.float())
+
+    def feature(self, prompt: Prompt) -> Tensor:
+        """(N, D) float32 hidden state of the last real prompt token."""
+        bias = attention_bias(prompt.valid, prompt.valid.shape[1], prompt.embeddings.dtype)
+        hidden = self._forward(prompt.embeddings, bias, positions(prompt.valid), None)
+        return take_rows(hidden, prompt.last).float()

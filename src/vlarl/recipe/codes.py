@@ -1,0 +1,202 @@
+"""What each code of a recipe's diagnostics means, for `vlarl explain CODE` and the docs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True)
+class Code:
+    title: str
+    text: str
+    wrong: str | None = None  # a recipe that shows it
+    right: str | None = None  # the same, mended
+
+
+CODES: Mapping[str, Code] = MappingProxyType(
+    {
+        "R101": Code(
+            "not valid YAML",
+            "The text could not be read as UTF-8 YAML 1.2. The place is where the reader lost the thread; the cause is "
+            "often one line above: a missing quote or bracket, a tab, or wrong indentation.",
+            "ppo: {lr: 1e-4",
+            "ppo: {lr: 1e-4}",
+        ),
+        "R102": Code(
+            "unknown key",
+            "No section takes keys it does not know: a mistyped knob would otherwise train with its default, unnoticed.",
+            "ppo: {gama: 0.9}",
+            "ppo: {gamma: 0.9}",
+        ),
+        "R103": Code(
+            "missing key",
+            "A key without a default is missing. Every reward of the list must name its `kind`.",
+            "rewards: [{weight: 2.0}]",
+            "rewards: [{kind: success, weight: 2.0}]",
+        ),
+        "R104": Code(
+            "wrong type",
+            "Types are strict: text is not a number, `1.0` is not a whole number, `yes` is text. A whole number is fine "
+            "where a number is asked for.",
+            'ppo: {lr: "1e-4"}',
+            "ppo: {lr: 1e-4}",
+        ),
+        "R105": Code(
+            "out of range",
+            "The value has the right type but lies outside its limits.",
+            "ppo: {clip: 0}",
+            "ppo: {clip: 0.2}",
+        ),
+        "R106": Code(
+            "not one of the choices",
+            "The key takes one of a few words.",
+            "ppo: {truncation: bootstraped}",
+            "ppo: {truncation: bootstrap}",
+        ),
+        "R107": Code(
+            "unknown kind",
+            "`kind` chooses the part. The built-in kinds and those of installed packages (entry points of group "
+            "`vlarl.parts`) are known.",
+            "suite: {kind: table}",
+            "suite: {kind: tabletop}",
+        ),
+        "R108": Code(
+            "duplicate key",
+            "One mapping gives the same key twice, so one of the two would be lost.",
+            "seed: 1\nseed: 2",
+            "seed: 2",
+        ),
+        "R109": Code(
+            "circular `extends`", "A recipe extends itself, directly or through other files. The note shows the chain."
+        ),
+        "R110": Code(
+            "unreadable file",
+            "A recipe file is missing, is a folder, may not be read, or is too large. Paths under `extends` are relative "
+            "to the file that names them.",
+            "extends: no-such-file.yaml",
+            "seed: 0",
+        ),
+        "R111": Code(
+            "unusable `--set`",
+            "`--set` takes `path=value`. The path names keys with dots and list items by number or kind: `ppo.lr=1e-4`, "
+            "`rewards.0.weight=2`, `rewards[success].weight=2`. The value is YAML.",
+        ),
+        "R112": Code(
+            "not part of the recipe language",
+            "Recipes use plain YAML 1.2: one document of mappings, lists and scalars. Tags, aliases, merge keys and "
+            "deep nesting are refused so that a recipe means what it shows. Share values through `extends`.",
+            "seed: !!int 1",
+            "seed: 1",
+        ),
+        "R201": Code(
+            "minibatches do not fill the rollout",
+            "Every step of a rollout is used once an epoch in minibatches of one size, so `ppo.minibatch_size` divides "
+            "suite.num_envs × train.rollout.num_steps.",
+            "ppo: {minibatch_size: 600}",
+            "ppo: {minibatch_size: 512}",
+        ),
+        "R202": Code(
+            "micro batches do not fill the minibatch",
+            "Gradients of micro batches accumulate to exactly one minibatch, so `ppo.micro_batch_size` divides "
+            "`ppo.minibatch_size`.",
+            "ppo: {minibatch_size: 64, micro_batch_size: 24}",
+            "ppo: {minibatch_size: 64, micro_batch_size: 16}",
+        ),
+        "R203": Code(
+            "groups are unequal",
+            "Groups of slots take turns in simulating and deciding, so they have one size.",
+            "suite: {num_envs: 32, num_groups: 3}",
+            "suite: {num_envs: 32, num_groups: 4}",
+        ),
+        "R204": Code(
+            "heads do not share the width",
+            "Attention heads split the width of the model evenly, and rotary embeddings need an even number of channels a head.",
+            "policy: {hidden_size: 128, num_heads: 3}",
+            "policy: {hidden_size: 128, num_heads: 4}",
+        ),
+        "R205": Code(
+            "nothing is trained",
+            "The first `train.critic_warmup` iterations train the critic only; at least one iteration must be left for the policy.",
+            "train: {iterations: 5, critic_warmup: 5}",
+            "train: {iterations: 10, critic_warmup: 5}",
+        ),
+        "R206": Code("unknown task", "`suite.tasks` names a task that the suite does not have."),
+        "R207": Code(
+            "repeated task", "A task is listed twice under `suite.tasks`; use a curriculum to try one task more often."
+        ),
+        "R208": Code(
+            "repeated reward",
+            "Each kind of reward appears once, because the breakdown of a run is kept by kind.",
+            "rewards: [{kind: success}, {kind: success}]",
+            "rewards: [{kind: success, weight: 2.0}]",
+        ),
+        "R209": Code(
+            "warm-up never ends",
+            "The learning rate of behaviour cloning rises during the warm-up and decays after it; some updates must be left.",
+            "imitation: {updates: 50, warmup_updates: 50}",
+            "imitation: {updates: 50, warmup_updates: 5}",
+        ),
+        "R210": Code(
+            "tasks without a demonstration",
+            "When experts are recorded, every task gets at least one episode.",
+            "suite: {tasks: null}\nimitation: {num_episodes: 1}",
+            "imitation: {num_episodes: 100}",
+        ),
+        "R211": Code(
+            "random start (warning)",
+            "Sparse rewards teach nothing before the first success, and a policy with random weights hardly ever succeeds.",
+            "imitation: null",
+            "imitation: {}",
+        ),
+        "R212": Code(
+            "temperature without a use (warning)",
+            "Greedy decoding takes the likeliest token whatever the temperature.",
+            "evaluation: {temperature: 1.5}",
+            "evaluation: {temperature: 1.5, decoding: sampled}",
+        ),
+        "R213": Code(
+            "batch never reached (warning)",
+            "`run.batches` stores the batch of some iterations, counted from 0; this one comes after the last.",
+            "train: {iterations: 10}\nrun: {batches: [10]}",
+            "train: {iterations: 10}\nrun: {batches: [9]}",
+        ),
+        "R214": Code(
+            "idle workers (warning)",
+            "Each simulator process owns whole env slots.",
+            "suite: {num_envs: 8, num_workers: 16}\nppo: {minibatch_size: 64}",
+            "suite: {num_envs: 8, num_workers: 8}\nppo: {minibatch_size: 64}",
+        ),
+        "R215": Code(
+            "pixels depend on the GPU (warning)",
+            "EGL renders on the GPU, and its pixels differ between models and drivers. OSMesa renders on the CPU.",
+            "determinism: strict\nsuite: {renderer: egl}",
+            "determinism: strict\nsuite: {renderer: osmesa}",
+        ),
+        "R300": Code(
+            "unusable asset",
+            "A checkpoint, demonstration file or reward model that the recipe names is missing, damaged, or made for "
+            "another policy or action space.",
+        ),
+        "U200": Code(
+            "wrong command line", "A command got options or arguments it cannot use; `vlarl COMMAND --help` lists them."
+        ),
+        "U201": Code("file exists", "`vlarl init` does not write over a file unless `--force` says so."),
+        "U202": Code("unknown name", "A suite, recipe, field or code of that name does not exist."),
+        "E400": Code(
+            "machine not usable", "A run needs something this machine lacks: a library, a renderer, disk space."
+        ),
+        "E401": Code("missing package", "The part's own library is not installed."),
+        "E402": Code(
+            "broken part",
+            "An installed package offers a part through the entry-point group `vlarl.parts` that cannot be loaded.",
+        ),
+        "X500": Code("run failed", "The run stopped; what it kept is named with the message."),
+        "X575": Code(
+            "stopped", "The run stopped on a signal with a complete checkpoint; `vlarl resume` goes on from it."
+        ),
+        "D600": Code("drift", "A check found a difference from what was recorded."),
+        "D601": Code("stale generated file", "A committed file no longer matches the specs it is generated from."),
+    }
+)

@@ -1,0 +1,251 @@
+"""From pydantic's errors and the cross-field rules to diagnostics that point into the text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from vlarl import __version__
+from vlarl.errors import Diagnostic
+from vlarl.recipe.fields import Path, owners, section_at, shape_at, strip_tags
+from vlarl.recipe.rules import Finding, findings
+from vlarl.recipe.schema import Recipe
+from vlarl.recipe.text import Mapping, Node, Place, plain, shown
+from vlarl.recipe.tree import find, nearest, without
+from vlarl.registry import suggest
+
+_ROUNDS = 8
+
+
+def check(tree: Mapping) -> tuple[Recipe | None, list[Diagnostic]]:
+    """The recipe in ``tree`` (None when it is invalid) and everything wrong or doubtful about it.
+
+    Cross-field rules run even when some values have the wrong shape: those values are set aside,
+    and rules that read them are skipped.
+    """
+    recipe: Recipe | None = None
+    diagnostics: list[Diagnostic] = []
+    set_aside: list[Path] = []
+    rest: Node = tree
+    for round_ in range(_ROUNDS):
+        data = plain(rest)
+        try:
+            recipe = Recipe.model_validate(data)
+            break
+        except ValidationError as error:
+            bad: set[Path] = set()
+            for details in error.errors(include_url=False):
+                path = strip_tags(details["loc"], data)
+                if round_ == 0:
+                    diagnostics.append(_shape_error(tree, data, path, details))
+                bad.add(path[:-1] if details["type"] == "missing" else path)
+            set_aside += bad
+            # Later items first, so that the numbers of earlier ones still hold.
+            for path in sorted(bad, key=lambda p: [(isinstance(x, int), str(x).zfill(9)) for x in p], reverse=True):
+                rest = without(rest, path)
+    if recipe is not None:
+        diagnostics += [_cross_field(tree, f) for f in findings(recipe) if not _touched(f.reads, set_aside)]
+    valid = not any(d.severity == "error" for d in diagnostics)
+    return (recipe if valid else None), diagnostics
+
+
+def _touched(reads: Iterable[str], set_aside: list[Path]) -> bool:
+    for read in reads:
+        parts = read.split(".")
+        for path in set_aside:
+            words = [str(part) for part in path if isinstance(part, str)]
+            if all(a == b for a, b in zip(parts, words, strict=False)):
+                return True
+    return False
+
+
+def _cross_field(tree: Mapping, finding: Finding) -> Diagnostic:
+    """Points at the first of the values involved that was written down."""
+    for path in (finding.path, *finding.reads):
+        found = find(tree, tuple(path.split(".")))
+        if found is not None:
+            place = found.key
+            break
+    else:
+        path, place = finding.path, Place(origin=f"default of {finding.path} (vlarl {__version__})")
+    return place.diagnostic(
+        finding.code,
+        finding.message,
+        path=path,
+        notes=finding.notes,
+        hint=finding.hint,
+        severity=finding.severity,
+    )
+
+
+def _shape_error(tree: Mapping, data: Any, path: Path, details: ErrorDetails) -> Diagnostic:
+    kind, dotted = details["type"], ".".join(map(str, path))
+    found = nearest(tree, path)
+    if kind == "extra_forbidden":
+        return _unknown_key(tree, data, path)
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        return _bad_kind(tree, data, path)
+    if kind == "literal_error" and path and path[-1] == "kind":
+        return _bad_kind(tree, data, path[:-1])
+    if kind == "missing":
+        message = f"`{path[-1]}` is missing from {subject(path[:-1], data)}"
+        return found.key.diagnostic("R103", message, path=dotted, hint=f"add `{path[-1]}: ...`")
+    if kind == "literal_error":
+        choices = choices_of(details)
+        close = suggest(str(details["input"]), choices)
+        hint = f"did you mean `{close}`?" if close else None
+        message = f"`{dotted}` cannot be {_quoted(details['input'])}; it is {_either(choices)}"
+        return found.value.diagnostic("R106", message, path=dotted, hint=hint)
+    if kind in _TYPES:
+        message = f"`{dotted}` must be {_TYPES[kind]}, not {_described(details['input'])}"
+        return found.value.diagnostic("R104", message, path=dotted, hint=_type_hint(kind, details["input"]))
+    return found.value.diagnostic("R105", _limit_message(dotted, details), path=dotted)
+
+
+_TYPES = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "dict_type": "a mapping",
+}
+
+
+def subject(path: Path, data: Any) -> str:
+    """A section by the name a reader knows it by: the recipe, `ppo`, reward `success`."""
+    if not path:
+        return "the recipe"
+    if isinstance(path[-1], int):
+        item = data
+        for part in path:
+            item = item[part]
+        named = item.get("kind") if isinstance(item, dict) else None
+        singular = str(path[-2]).removesuffix("s")
+        return f"{singular} `{named}`" if named else f"{singular} {path[-1]}"
+    return f"`{'.'.join(map(str, path))}`"
+
+
+def _unknown_key(tree: Mapping, data: Any, path: Path) -> Diagnostic:
+    key, dotted = str(path[-1]), ".".join(map(str, path))
+    section = section_at(path[:-1], data)
+    fields = list(section.model_fields) if section is not None else []
+    known = [*fields, "extends"] if not path[:-1] else fields
+    close = suggest(key, known)
+    notes: tuple[str, ...] = ()
+    hint = f"did you mean `{close}`?" if close else None
+    if not close:
+        notes = (f"keys of {subject(path[:-1], data)}: {', '.join(known)}",)
+        elsewhere = ["the top level"] if key == "extends" else [f"`{p}`" for p in owners(key)]
+        hint = f"it belongs to {' or '.join(elsewhere)}" if elsewhere and key != "extends" else hint
+        hint = "`extends` stands at the top level" if key == "extends" else hint
+    message = f"unknown key `{shown(key)}` in {subject(path[:-1], data)}"
+    return nearest(tree, path).key.diagnostic("R102", message, path=dotted, notes=notes, hint=hint)
+
+
+def _bad_kind(tree: Mapping, data: Any, path: Path) -> Diagnostic:
+    dotted = ".".join(map(str, path))
+    found = nearest(tree, path)
+    value: Any = data
+    for part in path:
+        value = value[part]
+    if not isinstance(value, dict):
+        message = f"`{dotted}` must be a mapping, not {_described(value)}"
+        return found.value.diagnostic("R104", message, path=dotted)
+    choices = list(shape_at(path).choices or ())
+    if "kind" not in value:
+        hint = f"add `kind: {choices[0]}`" if len(choices) == 1 else f"the kinds are {', '.join(choices)}"
+        return found.key.diagnostic("R103", f"`kind` is missing from `{dotted}`", path=f"{dotted}.kind", hint=hint)
+    given = value["kind"]
+    close = suggest(given, choices) if isinstance(given, str) else None
+    message = f"unknown kind {_quoted(given)} of `{path[0] if isinstance(path[-1], int) else dotted}`"
+    notes = (f"kinds: {', '.join(choices)}",)
+    hint = (
+        f"did you mean `{close}`?"
+        if close
+        else f"`vlarl list {_LISTED.get(str(path[0]), 'parts')}` shows what each of them is"
+    )
+    place = nearest(tree, (*path, "kind")).value
+    return place.diagnostic("R107", message, path=f"{dotted}.kind", notes=notes, hint=hint)
+
+
+_LISTED = {
+    "suite": "suites",
+    "policy": "policies",
+    "critic": "critics",
+    "rewards": "rewards",
+    "curriculum": "curricula",
+}
+
+
+def choices_of(details: ErrorDetails) -> list[str]:
+    """The allowed words of a literal error: pydantic gives them only inside a sentence, quoted."""
+    return [word for word in str(details.get("ctx", {}).get("expected", "")).split("'")[1::2]]
+
+
+def _either(choices: list[str]) -> str:
+    quoted = [f"`{choice}`" for choice in choices]
+    return quoted[0] if len(quoted) == 1 else f"one of {', '.join(quoted)}"
+
+
+def _quoted(value: Any) -> str:
+    return f"`{shown(value)}`" if isinstance(value, str) else _described(value)
+
+
+def _described(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return f"the text `{shown(value)}`"
+    if isinstance(value, int | float):
+        return f"`{shown(repr(value), 30)}`"
+    return "a list" if isinstance(value, list) else "a mapping"
+
+
+def _type_hint(kind: str, value: Any) -> str | None:
+    if kind == "bool_type" and str(value).lower() in ("yes", "on", "y", "no", "off", "n"):
+        return f"write `{'true' if str(value).lower() in ('yes', 'on', 'y') else 'false'}`; YAML 1.2 has no other words for it"
+    if kind in ("int_type", "int_from_float") and isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return f"write `{int(value)}`"
+    if kind in ("int_type", "float_type") and isinstance(value, str):
+        try:
+            float(value)
+        except ValueError:
+            return None
+        return "remove the quotes"
+    if kind == "string_type" and isinstance(value, int | float):
+        return f'write `"{value}"`' if not isinstance(value, bool) else None
+    return None
+
+
+def _limit_message(dotted: str, details: ErrorDetails) -> str:
+    context: dict[str, Any] = details.get("ctx") or {}
+    value = _described(details["input"])
+    match details["type"]:
+        case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal" as kind:
+            limit = next(iter(context.values()))
+            word = {"greater_than": "above", "greater_than_equal": "at least", "less_than": "below"}.get(
+                kind, "at most"
+            )
+            return (
+                f"`{dotted}` must be {word} {limit:g}, not {value}" if abs(limit) < 1e15 else f"`{dotted}` is too large"
+            )
+        case "multiple_of":
+            return f"`{dotted}` must be a multiple of {context['multiple_of']}, not {value}"
+        case "finite_number":
+            return f"`{dotted}` must be a finite number, not {value}"
+        case "too_short":
+            return f"`{dotted}` must have at least {context['min_length']} item{'s' * (context['min_length'] != 1)}"
+        case "string_pattern_mismatch":
+            return f"`{dotted}` cannot be {_quoted(details['input'])}: it must match `{context['pattern']}`"
+        case "value_error":
+            return f"`{dotted}`: {context['error']}"
+    return f"`{dotted}`: {details['msg'][:1].lower()}{details['msg'][1:]}"

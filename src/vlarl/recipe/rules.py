@@ -1,0 +1,217 @@
+"""Cross-field rules: what each section allows by itself but the recipe as a whole does not.
+
+Each rule reads a valid recipe and yields findings; it knows nothing of files or text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from vlarl.recipe.schema import Recipe
+from vlarl.recipe.specs.policies import TinySpec
+from vlarl.registry import suggest
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One rule's complaint. ``path`` is where to point, ``reads`` every value that plays a part."""
+
+    code: str
+    path: str
+    message: str
+    reads: tuple[str, ...]
+    hint: str | None = None
+    notes: tuple[str, ...] = ()
+    severity: str = "error"
+
+
+Rule = Callable[[Recipe], Iterator[Finding]]
+
+
+def divisors_near(total: int, wanted: int) -> list[int]:
+    """The divisors of ``total`` next to ``wanted``: the largest below and the smallest above, where they exist."""
+    divisors = sorted({d for i in range(1, int(total**0.5) + 1) if total % i == 0 for d in (i, total // i)})
+    below = [d for d in divisors if d < wanted]
+    above = [d for d in divisors if d > wanted]
+    return below[-1:] + above[:1]
+
+
+def _nearest(total: int, wanted: int) -> str:
+    near = divisors_near(total, wanted)
+    return f"{near[0]} does" if len(near) == 1 else f"{near[0]} and {near[1]} are the nearest that do"
+
+
+def _nearest_words(total: int, wanted: int) -> str:
+    return " or ".join(map(str, divisors_near(total, wanted)))
+
+
+def minibatches_fill_the_rollout(recipe: Recipe) -> Iterator[Finding]:
+    size, total = recipe.ppo.minibatch_size, recipe.rollout_size
+    num_envs, num_steps = recipe.suite.num_envs, recipe.train.rollout.num_steps
+    reads = ("ppo.minibatch_size", "train.rollout.num_steps", "suite.num_envs")
+    arithmetic = f"{num_envs} envs × {num_steps} steps = {total}"
+    if size > total:
+        message = f"`ppo.minibatch_size` ({size}) is larger than the rollout ({arithmetic})"
+        yield Finding("R201", reads[0], message, reads, hint=f"{total} takes the whole rollout at once")
+    elif total % size:
+        message = f"`ppo.minibatch_size` ({size}) does not divide the rollout ({arithmetic})"
+        yield Finding("R201", reads[0], message, reads, hint=_nearest(total, size))
+
+
+def micro_batches_fill_the_minibatch(recipe: Recipe) -> Iterator[Finding]:
+    micro, mini = recipe.ppo.micro_batch_size, recipe.ppo.minibatch_size
+    if micro is not None and mini % micro:
+        message = f"`ppo.micro_batch_size` ({micro}) does not divide `ppo.minibatch_size` ({mini})"
+        reads = ("ppo.micro_batch_size", "ppo.minibatch_size")
+        yield Finding("R202", reads[0], message, reads, hint=_nearest(mini, micro))
+
+
+def groups_are_equal(recipe: Recipe) -> Iterator[Finding]:
+    envs, groups = recipe.suite.num_envs, recipe.suite.num_groups
+    if envs % groups:
+        message = f"`suite.num_groups` ({groups}) does not divide `suite.num_envs` ({envs})"
+        near = [n for n in (envs - envs % groups, envs - envs % groups + groups) if n]
+        hint = f"`suite.num_envs` can be {' or '.join(map(str, near))}, or choose {_nearest_words(envs, groups)} groups"
+        yield Finding("R203", "suite.num_groups", message, ("suite.num_groups", "suite.num_envs"), hint=hint)
+
+
+def heads_share_the_width(recipe: Recipe) -> Iterator[Finding]:
+    policy = recipe.policy
+    if not isinstance(policy, TinySpec):
+        return
+    width, heads = policy.hidden_size, policy.num_heads
+    reads = ("policy.num_heads", "policy.hidden_size")
+    if width % heads or (width // heads) % 2:
+        # Rotary embeddings pair the channels of a head.
+        message = f"`policy.hidden_size` ({width}) cannot be split into {heads} heads of an even width"
+        good = [h for h in range(1, width + 1) if width % h == 0 and (width // h) % 2 == 0]
+        near = sorted(sorted(good, key=lambda h: abs(h - heads))[:2])
+        hint = f"`policy.num_heads` can be {' or '.join(map(str, near))}" if near else "make `policy.hidden_size` even"
+        yield Finding("R204", reads[0], message, reads, hint=hint)
+
+
+def something_is_trained(recipe: Recipe) -> Iterator[Finding]:
+    warmup, iterations = recipe.train.critic_warmup, recipe.train.iterations
+    if warmup >= iterations:
+        message = (
+            f"`train.critic_warmup` ({warmup}) leaves no iteration of `train.iterations` ({iterations}) for the policy"
+        )
+        hint = f"at most {iterations - 1} leaves one" if iterations > 1 else "0 trains the policy from the start"
+        yield Finding("R205", "train.critic_warmup", message, ("train.critic_warmup", "train.iterations"), hint=hint)
+
+
+def tasks_exist(recipe: Recipe) -> Iterator[Finding]:
+    tasks = getattr(recipe.suite, "tasks", None)
+    known = recipe.suite.known_tasks()
+    seen: set[str] = set()
+    for index, task in enumerate(tasks or ()):
+        path, reads = f"suite.tasks.{index}", ("suite.tasks", "suite.name")
+        if task in seen:
+            yield Finding("R207", path, f"task `{task}` is listed twice", reads, hint="remove one of the two")
+        elif known is not None and task not in known:
+            close = suggest(task, known)
+            message = f"`{recipe.suite.name}` has no task `{task}`"
+            hint = f"did you mean `{close}`?" if close else None
+            notes = () if close else (f"tasks of `{recipe.suite.name}`: {', '.join(known)}",)
+            yield Finding("R206", path, message, reads, hint=hint, notes=notes)
+        seen.add(task)
+
+
+def rewards_differ(recipe: Recipe) -> Iterator[Finding]:
+    seen: set[str] = set()
+    for index, reward in enumerate(recipe.rewards):
+        if reward.kind in seen:
+            message = f"reward `{reward.kind}` is listed twice; its parts could not be told apart in the breakdown"
+            yield Finding("R208", f"rewards.{index}", message, ("rewards",), hint="add the weights up in one entry")
+        seen.add(reward.kind)
+
+
+def warm_up_ends(recipe: Recipe) -> Iterator[Finding]:
+    spec = recipe.imitation
+    if spec is not None and spec.warmup_updates >= spec.updates:
+        message = (
+            f"`imitation.warmup_updates` ({spec.warmup_updates}) must be below `imitation.updates` ({spec.updates})"
+        )
+        reads = ("imitation.warmup_updates", "imitation.updates")
+        yield Finding("R209", reads[0], message, reads, hint=f"a tenth of the updates would be {spec.updates // 10}")
+
+
+def every_task_is_demonstrated(recipe: Recipe) -> Iterator[Finding]:
+    spec, known = recipe.imitation, recipe.suite.known_tasks()
+    tasks = getattr(recipe.suite, "tasks", None) or known
+    if spec is not None and spec.demonstrations is None and tasks and spec.num_episodes < len(tasks):
+        message = f"`imitation.num_episodes` ({spec.num_episodes}) is less than one for each of the {len(tasks)} tasks"
+        reads = ("imitation.num_episodes", "suite.tasks", "suite.name")
+        yield Finding("R210", reads[0], message, reads, hint=f"{len(tasks)} records one episode of each task")
+
+
+def starts_from_something(recipe: Recipe) -> Iterator[Finding]:
+    if recipe.imitation is None and isinstance(recipe.policy, TinySpec):
+        message = "policy `tiny` starts from random weights when `imitation` is null: it will hardly ever see a reward"
+        hint = "remove `imitation: null` to warm-start from the suite's scripted experts"
+        yield Finding("R211", "imitation", message, ("imitation", "policy.kind"), hint=hint, severity="warning")
+
+
+def temperature_has_a_use(recipe: Recipe) -> Iterator[Finding]:
+    spec = recipe.evaluation
+    if spec.decoding == "greedy" and spec.temperature != 1.0:
+        message = f"`evaluation.temperature` ({spec.temperature:g}) does nothing with `decoding: greedy`"
+        reads = ("evaluation.temperature", "evaluation.decoding")
+        yield Finding(
+            "R212", reads[0], message, reads, hint="remove it, or set `decoding: sampled`", severity="warning"
+        )
+
+
+def stored_batches_are_reached(recipe: Recipe) -> Iterator[Finding]:
+    last = recipe.train.iterations - 1
+    for index, iteration in enumerate(recipe.run.batches):
+        if iteration > last:
+            message = f"`run.batches` names iteration {iteration}, but the last is {last}"
+            reads = ("run.batches", "train.iterations")
+            hint = "iterations count from 0"
+            yield Finding("R213", f"run.batches.{index}", message, reads, hint=hint, severity="warning")
+
+
+def workers_have_slots(recipe: Recipe) -> Iterator[Finding]:
+    suite = recipe.suite
+    if suite.num_workers > suite.num_envs:
+        message = f"`suite.num_workers` ({suite.num_workers}) is larger than `suite.num_envs` ({suite.num_envs}): some would idle"
+        reads = ("suite.num_workers", "suite.num_envs")
+        yield Finding(
+            "R214", reads[0], message, reads, hint=f"{suite.num_envs} is the most that has work", severity="warning"
+        )
+
+
+def strict_pixels(recipe: Recipe) -> Iterator[Finding]:
+    if recipe.determinism == "strict" and recipe.suite.renderer == "egl":
+        message = (
+            "`determinism: strict` with `suite.renderer: egl`: pixels then repeat only on the same GPU model and driver"
+        )
+        reads = ("suite.renderer", "determinism")
+        hint = "set `suite.renderer: osmesa` for pixels that repeat on any machine"
+        yield Finding("R215", reads[0], message, reads, hint=hint, severity="warning")
+
+
+RULES: tuple[Rule, ...] = (
+    minibatches_fill_the_rollout,
+    micro_batches_fill_the_minibatch,
+    groups_are_equal,
+    heads_share_the_width,
+    something_is_trained,
+    tasks_exist,
+    rewards_differ,
+    warm_up_ends,
+    every_task_is_demonstrated,
+    starts_from_something,
+    temperature_has_a_use,
+    stored_batches_are_reached,
+    workers_have_slots,
+    strict_pixels,
+)
+
+
+def findings(recipe: Recipe) -> Iterator[Finding]:
+    """Everything that any rule has to say about ``recipe``."""
+    for rule in RULES:
+        yield from rule(recipe)

@@ -1,0 +1,45 @@
+"""The recipes that come with vlarl, by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import vlarl
+from vlarl.errors import UsageError
+from vlarl.registry import suggest
+
+SCHEMA_FILE = "recipe.schema.json"
+RESOLVED_FILE = "recipe.resolved.yaml"  # in a run folder
+
+
+def shipped_folder() -> Path:
+    """The folder of shipped recipes: inside an installed package, or `recipes/` of a checkout."""
+    package = Path(vlarl.__file__).parent
+    installed = package / "shipped_recipes"
+    return installed if installed.is_dir() else package.parents[1] / "recipes"
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Name (`quickstart`, `base/libero`) → file, sorted by name."""
+    folder = shipped_folder()
+    files = sorted(folder.rglob("*.yaml")) if folder.is_dir() else []
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
+
+
+def find_recipe(text: str) -> Path:
+    """The recipe file that ``text`` names: a file, a run folder (its resolved recipe), or a shipped recipe's name."""
+    path = Path(text)
+    for candidate in (path, path / RESOLVED_FILE):
+        if candidate.is_file():
+            return candidate
+    shipped = shipped_recipes()
+    if text in shipped:
+        return shipped[text]
+    if path.suffix in (".yaml", ".yml") or path.exists() or path.is_absolute():
+        return path  # reading it reports the missing file, with its neighbours
+    close = suggest(text, shipped)
+    raise UsageError(
+        f"there is no recipe `{text}`, neither as a file nor among the shipped ones ({', '.join(shipped)})",
+        code="U202",
+        hint=f"did you mean `{close}`?" if close else None,
+    )

@@ -1,0 +1,36 @@
+"""The recipe that `vlarl init` writes: one file, commented, without `extends`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vlarl.errors import UsageError
+from vlarl.recipe.fields import documented
+from vlarl.recipe.generated import replace_text
+from vlarl.recipe.load import load_recipe
+from vlarl.recipe.shipped import SCHEMA_FILE, find_recipe, shipped_folder
+from vlarl.recipe.write import to_yaml
+
+
+def write_starter(source: str, destination: Path | None, *, full: bool, force: bool) -> Path:
+    """Writes the recipe ``source`` to ``destination`` (a folder, a file, or NAME.yaml here) and returns the file.
+
+    Raises UsageError when the file exists and ``force`` is not set.
+    """
+    loaded = load_recipe(find_recipe(source))
+    path = destination or Path(f"{loaded.recipe.name}.yaml")
+    if path.is_dir():
+        path = path / f"{loaded.recipe.name}.yaml"
+    if path.exists() and not force:
+        hint = f"choose another name, or `vlarl init {path} --from {source} --force` to write over it"
+        raise UsageError(f"`{path}` exists", code="U201", hint=hint)
+    described = {_kindless(field.path): field.description for field in documented()}
+    header = f"# yaml-language-server: $schema={shipped_folder() / SCHEMA_FILE}\n"
+    values = loaded.values(resolved=full)
+    replace_text(path, header + to_yaml(values, above=lambda p: described.get(_kindless(p))))
+    return path
+
+
+def _kindless(path: str) -> str:
+    parts = (part.partition("[")[0] for part in path.split("."))
+    return ".".join(part for part in parts if not part.isdecimal())

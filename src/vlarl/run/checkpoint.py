@@ -1,0 +1,242 @@
+"""Checkpoints: all state in, all state out, or an error that says why not.
+
+A checkpoint is a folder ``checkpoints/000050`` named after the iterations done: one safetensors file
+per part, state.json, digests.json and, written last, COMPLETE.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlarl.digest import bytes_digest, canonical_json, file_digest
+from vlarl.errors import AssetError
+from vlarl.recipe.specs.learning import KeepSpec
+from vlarl.run.files import (
+    TEMPORARY,
+    disk_errors,
+    link,
+    publish_folder,
+    remove_folder,
+    remove_leftovers,
+    sync_folder,
+    write_synced,
+)
+
+VERSION = 1
+STATE, DIGESTS, COMPLETE, LAST = "state.json", "digests.json", "COMPLETE", "last"
+_SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A complete checkpoint whose every byte has been verified."""
+
+    path: Path
+    iteration: int  # iterations done
+    state: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()  # newer checkpoints that had to be passed over, and why
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return tuple(sorted(path.name.removesuffix(_SUFFIX) for path in self.path.glob(f"*{_SUFFIX}")))
+
+    def arrays(self, part: str) -> dict[str, np.ndarray]:
+        """Arrays of one part, e.g. ``slots``. Not for bfloat16, which numpy lacks."""
+        from safetensors.numpy import load_file
+
+        arrays: dict[str, np.ndarray] = load_file(self.path / f"{part}{_SUFFIX}")
+        return arrays
+
+    def tensors(self, part: str) -> dict[str, Any]:
+        """The same as torch tensors on the CPU."""
+        from safetensors.torch import load_file
+
+        tensors: dict[str, Any] = load_file(self.path / f"{part}{_SUFFIX}")
+        return tensors
+
+
+def save(
+    folder: Path,
+    iteration: int,
+    tensors: Mapping[str, Mapping[str, Any]],
+    state: Mapping[str, Any],
+    keep: KeepSpec,
+    *,
+    best: int | None = None,
+) -> Path:
+    """Write checkpoint ``iteration`` into ``folder`` (``checkpoints`` of a run) and let go of old ones.
+
+    ``tensors`` maps a part to its named numpy arrays or torch tensors; ``state`` is JSON and names
+    the policy under ``policy``; ``best`` is the iteration with the best evaluation. At every moment
+    the newest complete checkpoint is whole. Raises EnvironmentUnusable on a full disk.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    final = folder / f"{iteration:06d}"
+    temporary = folder / f"{TEMPORARY}{final.name}-{os.getpid()}"
+    with disk_errors(folder, kept=_newest_name(folder)):
+        remove_leftovers(folder)
+        temporary.mkdir()
+        try:
+            _fill(temporary, iteration, tensors, state)
+            publish_folder(temporary, final)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        link(final.name, folder / LAST)
+        _prune(folder, keep, best)
+        sync_folder(folder)
+    return final
+
+
+def load(source: Path, *, policy: Mapping[str, Any] | None = None) -> Checkpoint:
+    """The newest usable checkpoint of a run folder, or the checkpoint at ``source`` itself.
+
+    Every file is compared with its digest. In a run a damaged checkpoint is passed over with a
+    warning. ``policy`` describes the policy to be filled; another one is refused (R313).
+    Raises AssetError: R310 none there, R311 damaged, R312 none usable.
+    """
+    if (source / STATE).exists() or (source / COMPLETE).exists() or (source / DIGESTS).exists():
+        checkpoint = _verified(source.resolve(), ())
+    else:
+        checkpoint = _newest_usable(source)
+    if policy is not None:
+        _check_policy(checkpoint, policy)
+    return checkpoint
+
+
+def iterations(folder: Path) -> list[int]:
+    """Iterations of which ``folder`` holds a checkpoint that claims to be complete, ascending."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit() and (path / COMPLETE).is_file())
+
+
+def _fill(
+    folder: Path, iteration: int, tensors: Mapping[str, Mapping[str, Any]], state: Mapping[str, Any]
+) -> None:
+    for part, named in tensors.items():
+        write_synced(folder / f"{part}{_SUFFIX}", _serialized(named))
+    described = {"version": VERSION, "iteration": iteration, **state}
+    write_synced(folder / STATE, (canonical_json(described) + "\n").encode())
+    digests = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
+    text = (canonical_json(digests) + "\n").encode()
+    write_synced(folder / DIGESTS, text)
+    sync_folder(folder)
+    write_synced(folder / COMPLETE, f"{bytes_digest(text)}\n".encode())
+
+
+def _serialized(named: Mapping[str, Any]) -> bytes:
+    if all(isinstance(value, np.ndarray) for value in named.values()):
+        from safetensors.numpy import save as save_arrays
+
+        # safetensors writes the memory as it lies, so a transposed view must be laid out first.
+        return bytes(save_arrays({name: np.ascontiguousarray(value) for name, value in named.items()}))
+    import torch
+    from safetensors.torch import save as save_tensors
+
+    seen: set[int] = set()
+    tensors: dict[str, torch.Tensor] = {}
+    for name, value in named.items():
+        tensor = torch.as_tensor(value).detach().cpu().contiguous()
+        if tensor.numel() and tensor.untyped_storage().data_ptr() in seen:
+            tensor = tensor.clone()  # safetensors refuses two names for one memory
+        seen.add(tensor.untyped_storage().data_ptr())
+        tensors[name] = tensor
+    return bytes(save_tensors(tensors))
+
+
+def _prune(folder: Path, keep: KeepSpec, best: int | None) -> None:
+    present = iterations(folder)
+    kept = set(present[-keep.last :])
+    if keep.best and best is not None:
+        kept.add(best)
+    if keep.every is not None:
+        kept.update(iteration for iteration in present if iteration % keep.every == 0)
+    for iteration in present:
+        if iteration not in kept:
+            remove_folder(folder / f"{iteration:06d}")
+
+
+def _newest_usable(source: Path) -> Checkpoint:
+    folder = source / "checkpoints" if (source / "checkpoints").is_dir() else source
+    numbered = [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+    if not numbered:
+        raise AssetError(
+            f"{source} has no checkpoint",
+            code="R310",
+            place=str(source),
+            hint="a run writes its first one after `run.checkpoint_every` iterations; name a run that got that far",
+        )
+    passed_over: list[str] = []
+    for path in sorted(numbered, reverse=True):
+        try:
+            return _verified(path, tuple(passed_over))
+        except AssetError as error:
+            passed_over.append(error.message)
+    raise AssetError(
+        f"no checkpoint of {source} is usable: " + "; ".join(passed_over),
+        code="R312",
+        place=str(source),
+        hint="restore the folder from a copy, or train again: the same recipe gives the same run",
+    )
+
+
+def _verified(path: Path, passed_over: tuple[str, ...]) -> Checkpoint:
+    try:
+        text = (path / DIGESTS).read_bytes()
+        if (path / COMPLETE).read_text().strip() != bytes_digest(text):
+            raise _damaged(path, f"{DIGESTS} differs from what {COMPLETE} says")
+        digests: dict[str, str] = json.loads(text)
+        for name, digest in digests.items():
+            if file_digest(path / name) != digest:
+                raise _damaged(path, f"{name} differs from its digest")
+        state = json.loads((path / STATE).read_text())
+    except FileNotFoundError as error:
+        raise _damaged(path, f"{Path(str(error.filename)).name} is missing") from error
+    except (ValueError, OSError) as error:
+        raise _damaged(path, str(error)) from error
+    if state["version"] != VERSION:
+        raise AssetError(
+            f"checkpoint {path.name} has version {state['version']}, this vlarl reads version {VERSION}",
+            code="R314",
+            place=str(path),
+            hint="use the version of vlarl that manifest.json names",
+        )
+    return Checkpoint(path=path, iteration=int(state["iteration"]), state=state, warnings=passed_over)
+
+
+def _damaged(path: Path, reason: str) -> AssetError:
+    return AssetError(
+        f"checkpoint {path.name} is damaged: {reason}",
+        code="R311",
+        place=str(path),
+        hint="name the run folder instead, to use its newest whole checkpoint",
+    )
+
+
+def _check_policy(checkpoint: Checkpoint, wanted: Mapping[str, Any]) -> None:
+    stored: Mapping[str, Any] = checkpoint.state.get("policy", {})
+    differing = sorted(
+        key for key in stored.keys() | wanted.keys() if canonical_json(stored.get(key)) != canonical_json(wanted.get(key))
+    )
+    if differing:
+        held, needed = (", ".join(f"{key}: {side.get(key)!r}" for key in differing) for side in (stored, wanted))
+        raise AssetError(
+            f"checkpoint {checkpoint.path.name} holds another policy ({held}) than the one asked for ({needed})",
+            code="R313",
+            place=str(checkpoint.path),
+            hint=f"set {', '.join(f'`{key}`' for key in differing)} as in the checkpoint, or name another checkpoint",
+        )
+
+
+def _newest_name(folder: Path) -> str | None:
+    present = iterations(folder)
+    return f"checkpoint {folder / f'{present[-1]:06d}'}" if present else None

@@ -1,0 +1,152 @@
+"""Demonstrations on disk, in LIBERO's own HDF5 layout: one file per task.
+
+``data/demo_i/{actions, executed_actions, states, rewards, dones, obs/{agentview_rgb, ee_pos, ...}}``.
+LIBERO stores agentview turned by 180 degrees from what policies see; so does this, and the reader turns it
+back. ``actions`` is what to imitate; where noise was injected ``executed_actions`` is what moved the robot.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from vlarl.errors import AssetError
+from vlarl.types import Demonstrations, EpisodeSpec, Task, Trajectory
+
+
+class DemonstrationWriter:
+    """Writes one task's file, an episode at a time; nothing appears under the final name before ``commit``."""
+
+    def __init__(self, path: Path, task: Task, *, suite: dict[str, Any], control_hz: float, image_size: int) -> None:
+        self._path, self._partial = path, path.with_name(path.name + ".partial")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = h5py.File(self._partial, "w")
+        self._data = self._file.create_group("data")
+        environment = {
+            "env_name": task.suite,
+            "type": 1,
+            "env_kwargs": {"camera_heights": image_size, "camera_widths": image_size, "control_freq": control_hz, **suite},
+        }
+        self._data.attrs["env_args"] = json.dumps(environment, sort_keys=True)
+        self._data.attrs["env_name"] = task.suite
+        self._data.attrs["problem_info"] = json.dumps(
+            {"problem_name": task.name, "domain_name": "robosuite", "language_instruction": task.instruction}
+        )
+        self._data.attrs["macros_image_convention"] = "opengl"
+        self._num_demos, self._total = 0, 0
+
+    def add(self, trajectory: Trajectory) -> None:
+        group = self._data.create_group(f"demo_{self._num_demos}")
+        length = len(trajectory.actions)
+        group.attrs["num_samples"] = length
+        if trajectory.spec is not None:
+            group.attrs["episode"] = json.dumps(asdict(trajectory.spec))
+        group["actions"] = trajectory.actions.astype(np.float64)
+        group["executed_actions"] = trajectory.executed.astype(np.float64)
+        ended = np.zeros(length, np.uint8)
+        ended[-1] = trajectory.success
+        group["rewards"], group["dones"] = ended, ended
+        signals = dict(trajectory.signals)
+        if "states" in signals:
+            states = signals.pop("states")
+            group["states"] = states
+            group.attrs["init_state"] = states[0]
+        observations = group.create_group("obs")
+        turned = trajectory.images[:, ::-1, ::-1]
+        observations.create_dataset("agentview_rgb", data=turned, compression="gzip", compression_opts=1, chunks=True)
+        for name, values in signals.items():
+            observations[name] = values
+        self._num_demos += 1
+        self._total += length
+
+    def commit(self) -> None:
+        self._data.attrs["num_demos"], self._data.attrs["total"] = self._num_demos, self._total
+        self._file.close()
+        self._partial.replace(self._path)
+
+    def abandon(self) -> None:
+        self._file.close()
+        self._partial.unlink(missing_ok=True)
+
+
+def demonstration_files(source: Path) -> list[Path]:
+    """HDF5 files at ``source``, a file or a folder; AssetError when there is none."""
+    if not source.exists():
+        raise AssetError(
+            f"no demonstrations at {source}", code="R310", hint="`vlarl collect RECIPE --out DIR` records the scripted experts"
+        )
+    files = [source] if source.is_file() else sorted(source.glob("*.hdf5"))
+    if not files:
+        raise AssetError(f"{source} holds no .hdf5 file", code="R310", hint="name a folder written by `vlarl collect`")
+    return files
+
+
+def read_trajectories(path: Path) -> Iterator[Trajectory]:
+    """The episodes of one file, in their order, one in memory at a time."""
+    try:
+        with h5py.File(path, "r") as file:
+            data = file["data"]
+            instruction = str(json.loads(data.attrs["problem_info"])["language_instruction"])
+            for name in sorted(data, key=lambda key: int(key.removeprefix("demo_"))):
+                yield _read_trajectory(data[name], instruction)
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise AssetError(
+            f"{path} is not a readable LIBERO demonstration file: {error}",
+            code="R311",
+            hint="record it again with `vlarl collect`, or name another file",
+        ) from error
+
+
+def _read_trajectory(group: h5py.Group, instruction: str) -> Trajectory:
+    actions = np.asarray(group["actions"], np.float32)
+    images = np.asarray(group["obs"]["agentview_rgb"])
+    if actions.ndim != 2 or actions.shape[1] != 7:
+        raise ValueError(f"actions of shape {actions.shape}, not (T, 7)")
+    if images.ndim != 4 or images.dtype != np.uint8 or len(images) != len(actions):
+        raise ValueError(f"agentview_rgb of shape {images.shape} {images.dtype} beside {len(actions)} actions")
+    signals = {name: np.asarray(values) for name, values in group["obs"].items() if not name.endswith("_rgb")}
+    if "states" in group:
+        signals["states"] = np.asarray(group["states"])
+    spec = EpisodeSpec(**json.loads(group.attrs["episode"])) if "episode" in group.attrs else None
+    return Trajectory(
+        instruction=instruction,
+        images=np.ascontiguousarray(images[:, ::-1, ::-1]),
+        actions=actions,
+        executed=np.asarray(group["executed_actions"], np.float32) if "executed_actions" in group else actions,
+        signals=signals,
+        spec=spec,
+        success=bool(group["dones"][-1]) if "dones" in group else True,
+    )
+
+
+def load_demonstrations(files: Sequence[Path], *, image_size: int) -> Demonstrations:
+    """All steps of the files, for behaviour cloning; images must have the policy's size."""
+    images, actions, tasks, instructions = [], [], [], []
+    for path in files:
+        for trajectory in read_trajectories(path):
+            if trajectory.images.shape[1:3] != (image_size, image_size):
+                height, width = trajectory.images.shape[1:3]
+                raise AssetError(
+                    f"{path} holds {width} x {height} images, the recipe's suite renders {image_size} x {image_size}",
+                    code="R312",
+                    hint=f"--set suite.image_size={height}, or record again with `vlarl collect`",
+                )
+            if trajectory.instruction not in instructions:
+                instructions.append(trajectory.instruction)
+            images.append(trajectory.images)
+            actions.append(trajectory.actions)
+            tasks.append(np.full(len(trajectory.actions), instructions.index(trajectory.instruction), np.int32))
+    if not actions:
+        raise AssetError("the demonstration files hold no episode", code="R313", hint="record some with `vlarl collect`")
+    return Demonstrations(
+        images=np.concatenate(images),
+        tasks=np.concatenate(tasks),
+        instructions=tuple(instructions),
+        actions=np.concatenate(actions),
+    )

@@ -1,0 +1,125 @@
+"""Recording a suite's scripted experts, one process a task, in LIBERO's HDF5 layout."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlarl.errors import RunError
+from vlarl.recipe.specs.suites import SuiteSpec
+from vlarl.registry import build
+from vlarl.seeding import generator, seed
+from vlarl.suites.demonstrations import DemonstrationWriter
+from vlarl.suites.protocol import Simulation, Suite
+from vlarl.types import EpisodeSpec, Trajectory
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordingJob:
+    """One task's file."""
+
+    suite: SuiteSpec
+    task: int
+    num_episodes: int  # successful ones
+    noise: float  # standard deviation on the executed translation
+    noise_fraction: float  # share of steps it acts on
+    seed: int
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordingResult:
+    path: Path
+    task: int
+    tried: int
+    recorded: int
+    num_steps: int
+
+
+def record_all(
+    jobs: list[RecordingJob],
+    *,
+    num_workers: int,
+    progress: Callable[[RecordingResult], None] = lambda result: None,
+) -> list[RecordingResult]:
+    """Run the jobs on ``num_workers`` processes; results in the jobs' order, whatever the order of work."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=min(num_workers, len(jobs)), mp_context=context) as executor:
+        futures = [executor.submit(record, job) for job in jobs]
+        for future in as_completed(futures):
+            progress(future.result())
+        return [future.result() for future in futures]
+
+
+def record(job: RecordingJob) -> RecordingResult:
+    """Record ``job.num_episodes`` successful expert episodes of one task on consecutive train init states."""
+    suite: Suite = build(job.suite)
+    task = suite.tasks()[job.task]
+    conventions = suite.conventions
+    described: dict[str, Any] = job.suite.model_dump(include={"kind", "name"})
+    writer = DemonstrationWriter(
+        job.path, task, suite=described, control_hz=conventions.control_hz, image_size=conventions.image_size
+    )
+    simulation = suite.simulation(job.task)
+    tried = recorded = num_steps = 0
+    try:
+        while recorded < job.num_episodes:
+            if tried >= 20 + 3 * job.num_episodes:
+                raise RunError(
+                    f"the expert solved {recorded} of {tried} episodes of `{task.name}`; {job.num_episodes} were asked for",
+                    code="X521",
+                    hint="lower imitation.noise, or leave the task out with suite.tasks",
+                )
+            spec = EpisodeSpec(
+                job.task, "train", tried % suite.num_inits(job.task, "train"), seed(job.seed, "demo", task.name, tried) >> 32
+            )
+            trajectory = record_episode(suite, simulation, spec, job)
+            tried += 1
+            if trajectory.success:
+                writer.add(trajectory)
+                recorded, num_steps = recorded + 1, num_steps + len(trajectory.actions)
+    except BaseException:
+        writer.abandon()
+        raise
+    finally:
+        simulation.close()
+    writer.commit()
+    return RecordingResult(path=job.path, task=job.task, tried=tried, recorded=recorded, num_steps=num_steps)
+
+
+def record_episode(suite: Suite, simulation: Simulation, spec: EpisodeSpec, job: RecordingJob) -> Trajectory:
+    """One expert episode. Labels are the expert's; noise goes only into what is executed."""
+    simulation.begin(spec)
+    expert = suite.expert(simulation)
+    noise = generator(job.seed, "demo-noise", simulation.task.name, spec.init)
+    size = suite.conventions.image_size
+    images, labels, executed, signals = [], [], [], []
+    done = success = False
+    while not done:
+        image = np.empty((size, size, 3), np.uint8)
+        simulation.render_into(image)
+        signals.append(suite.demonstration_arrays(simulation))
+        label = expert.act()
+        action = label.copy()
+        if noise.random() < job.noise_fraction:
+            action[:3] = np.clip(action[:3] + noise.normal(0.0, job.noise, 3), -1.0, 1.0)
+        outcome = simulation.advance(action)
+        images.append(image)
+        labels.append(label)
+        executed.append(action)
+        success, done = outcome.terminated, outcome.terminated or outcome.truncated
+    return Trajectory(
+        instruction=simulation.task.instruction,
+        images=np.stack(images),
+        actions=np.stack(labels).astype(np.float32),
+        executed=np.stack(executed).astype(np.float32),
+        signals={name: np.stack([step[name] for step in signals]) for name in signals[0]},
+        spec=spec,
+        success=success,
+    )
