@@ -202,7 +202,10 @@ def show(
     else:
         rows = loaded.differences(load_recipe(find_recipe(diff)))
         console.document(differences=rows, digest=loaded.digest)
-        console.table((("value", "here", Path(diff).name)), [(d["path"], d["here"], d["there"]) for d in rows])
+        if rows:
+            console.table(("value", "here", Path(diff).name), [(d["path"], d["here"], d["there"]) for d in rows])
+        else:
+            console.say("no differences")
 
 
 @command("list", LEARN)
@@ -216,7 +219,7 @@ def list_(
     from vlarl.recipe.listing import listing
 
     tables = listing(what)
-    console.document(**{name: table.as_data() for name, table in tables.items()})
+    console.document(tables={name: table.as_data() for name, table in tables.items()})
     console.data("\n\n".join(table_text(table.headers, table.rows) for table in tables.values()))
 
 
@@ -228,7 +231,7 @@ def explain(
     from vlarl.recipe.docs import explain as explain_topic
 
     text, data = explain_topic(topic)
-    console.document(**data)
+    console.document(topic=data)
     console.data(text)
 
 

@@ -12,23 +12,38 @@ import os
 import shutil
 import sys
 import textwrap
+import time
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 from vlarl.errors import Diagnostic, RecipeError, VlarlError
 
 Paint = Callable[[str, str], str]  # text, style → text
+Step = Callable[[int, Mapping[str, object]], None]  # rounds done, facts by name
 
 
-class Display(str, Enum):
+class Display(StrEnum):
     """How stderr is written."""
 
     rich = "rich"  # colour and live progress
     plain = "plain"  # lines without control characters
     none = "none"  # errors only
+
+
+@contextmanager
+def _rich_progress(what: str, total: int, done: int) -> Iterator[Step]:
+    from rich.console import Console as Terminal
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    facts = TextColumn("{task.fields[facts]}", markup=False)
+    columns = (TextColumn(what, markup=False), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), facts)
+    with Progress(*columns, console=Terminal(stderr=True)) as bar:
+        task = bar.add_task(what, total=total, completed=done, facts="")
+        yield lambda now, said: bar.update(task, completed=now, facts=_facts_text(said))
 
 
 def no_paint(text: str, style: str) -> str:
@@ -96,6 +111,26 @@ class Console:
             code = (errors or found)[0].code
             self.say(f"{summary}; `vlarl explain {code}` says more")
 
+    @contextmanager
+    def progress(self, what: str, total: int, done: int = 0) -> Iterator[Step]:
+        """Progress of a loop: call what it yields with the number of rounds done and what there is to say.
+
+        A live bar on a terminal, one line a round elsewhere. ``done`` is where the loop starts, so
+        that a resumed run's remaining time is not an overestimate.
+        """
+        if self.display is Display.rich:
+            with _rich_progress(what, total, done) as step:
+                yield step
+            return
+        began = time.monotonic()
+
+        def line(now: int, facts: Mapping[str, object]) -> None:
+            left = (time.monotonic() - began) / max(1, now - done) * (total - now)
+            self.say(f"{what} {now}/{total}  {_facts_text({**facts, 'eta': _duration(left)})}")
+            sys.stderr.flush()
+
+        yield line
+
     def failure(self, error: VlarlError) -> None:
         """A user's error: the message, what can be done about it, and what was kept."""
         found = error.diagnostics if isinstance(error, RecipeError) else ()
@@ -111,6 +146,16 @@ class Console:
             self.diagnostics(found, summary=error.message)
         else:
             sys.stderr.write(error_text(error, paint=self.paint) + "\n")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+
+
+def _facts_text(facts: Mapping[str, object]) -> str:
+    return "  ".join(f"{name} {value}" for name, value in facts.items())
 
 
 def error_text(error: VlarlError, *, paint: Paint = no_paint) -> str:

@@ -10,18 +10,7 @@ import numpy as np
 from vlarl.policies.protocol import Policy
 from vlarl.seeding import uniforms
 from vlarl.suites.protocol import SlotPool
-from vlarl.types import EpisodeSpec
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One evaluated episode."""
-
-    spec: EpisodeSpec
-    success: bool
-    errored: bool
-    length: int  # control steps
-    actions: np.ndarray  # (length, 7) float32, enough to replay it
+from vlarl.types import EpisodeSpec, Trial
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, get_args
 
 from vlarl.errors import EnvironmentUnusable, UsageError
-from vlarl.recipe.specs.base import PartSpec
+from vlarl.recipe.specs.base import PartSpec, Section
 from vlarl.recipe.specs.policies import SharedCriticSpec, TinySpec
 from vlarl.recipe.specs.rewards import SuccessRewardSpec, UniformCurriculumSpec
 from vlarl.recipe.specs.suites import SuiteSpec, TabletopSpec
@@ -36,7 +36,7 @@ BUILT_IN: Mapping[str, tuple[type[PartSpec], ...]] = MappingProxyType(
 SECTIONS = tuple(BUILT_IN)
 
 
-def kind_of(spec: type[PartSpec]) -> str:
+def kind_of(spec: type[Section]) -> str:
     """The one value a spec class allows for ``kind``."""
     return str(get_args(spec.model_fields["kind"].annotation)[0])
 
@@ -101,12 +101,12 @@ def target_of(spec: type[PartSpec]) -> Any:
     try:
         return getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] == module.partition(".")[0]:
-            raise
+        if error.name is None or error.name.partition(".")[0] == "vlarl":
+            raise  # a wrong target, not a missing library
         raise EnvironmentUnusable(
             f"`{kind_of(spec)}` needs the package `{error.name}`, which is not installed",
             code="E401",
-            hint=f"pip install {error.name}",
+            hint=f"install `{error.name}` into this environment",
         ) from error
 
 

@@ -52,6 +52,17 @@ class Episode:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One evaluated episode."""
+
+    spec: EpisodeSpec
+    success: bool
+    errored: bool
+    length: int  # control steps
+    actions: np.ndarray  # (length, 7) float32, enough to replay it
+
+
+@dataclass(frozen=True, kw_only=True)
 class Observation:
     """What a policy sees: one image and one instruction a slot."""
 

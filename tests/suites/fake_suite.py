@@ -6,7 +6,6 @@ import hashlib
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -92,7 +91,7 @@ class FakeSimulation:
         elif kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         else:
-            time.sleep(3600)
+            signal.pause()
 
 
 class FakeSuite:

@@ -11,12 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fake_suite
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # workers inherit it: the fake suite is imported there by name
-
-import fake_suite
 from fake_suite import IMAGE_SIZE, FakeSimulation, FakeSpec, assign
 
 from vlarl.errors import DriftError, EnvironmentUnusable, RunError
@@ -144,6 +141,23 @@ def test_killed_workers_change_nothing(undisturbed: Record, workers: int, moment
         before = pool.worker_pids()
         assert run(pool, meddle=kill) == undisturbed
         assert pool.worker_pids() != before
+
+
+def test_worker_killed_between_two_groups_it_serves(undisturbed: Record) -> None:
+    with make_pool(spec(2)) as pool:
+        pool.start()
+        record = run(pool, last=5)
+        for group in range(2):
+            pool.send(group, actions(group, 5))
+        # The answer for group 0 has been read by then, and its step is not committed yet.
+        for group in (1, 0):
+            outcome = flatten(pool.receive(group))
+            record += [(5, group, outcome, pool.specs(group), pool.episode_index(group).tolist())]
+            for pid in pool.worker_pids():
+                os.kill(pid, signal.SIGKILL)
+        record += run(pool, first=6)
+    order = {entry[:2]: entry for entry in record}
+    assert [order[entry[:2]] for entry in undisturbed] == undisturbed
 
 
 def test_worker_killed_before_start_finishes_its_beginnings(undisturbed: Record, tmp_path: Path) -> None:

@@ -89,6 +89,41 @@ def test_another_backend_already_imported_is_an_error(machine: Machine, wanted: 
     assert "MUJOCO_GL=" in str(caught.value.hint)
 
 
+_PIXELS = """
+import hashlib, sys
+import numpy as np
+from vlarl.recipe.specs.suites import TabletopSpec
+from vlarl.suites.tabletop.suite import TabletopSuite
+from vlarl.types import EpisodeSpec
+
+digest = hashlib.sha256()
+suite = TabletopSuite(TabletopSpec(name="tabletop_10", renderer=sys.argv[1]))
+image = np.empty((64, 64, 3), np.uint8)
+for task in suite.tasks():
+    simulation = suite.simulation(task.index)
+    simulation.begin(EpisodeSpec(task.index, "train", 0, 0))
+    simulation.render_into(image)
+    digest.update(image)
+print(digest.hexdigest())
+"""
+
+
+@pytest.mark.skipif(
+    not all(renderer._loads_library(name) for name in (OSMESA, EGL, MESA)) or renderer._loads_library(NVIDIA),
+    reason="needs Mesa's OSMesa and EGL, and no other EGL",
+)
+def test_both_software_renderers_give_the_same_pixels() -> None:
+    digests = {_run(_PIXELS, name) for name in ("osmesa", "egl")}
+    assert len(digests) == 1
+    assert digests != {""}
+
+
+def _run(program: str, *arguments: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", program, *arguments]
+    return subprocess.run(command, check=True, env=environment, capture_output=True, text=True).stdout
+
+
 def test_building_the_suite_imports_no_simulator() -> None:
     """The choice must come first, so nothing before the first simulation may import MuJoCo."""
     program = (
@@ -96,6 +131,4 @@ def test_building_the_suite_imports_no_simulator() -> None:
         "from vlarl.suites.tabletop.suite import TabletopSuite; suite = TabletopSuite(TabletopSpec()); suite.tasks();"
         "assert not {'mujoco', 'torch', 'gymnasium'} & set(sys.modules), 'imported too early'"
     )
-    subprocess.run(
-        [sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    )
+    _run(program)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pytest
 
-from vlarl.errors import RecipeError
+from vlarl.errors import RecipeError, RunError
 from vlarl.recipe.specs.suites import TabletopSpec
 from vlarl.suites.tabletop.placement import NUM_INITS, Placement, place
 from vlarl.suites.tabletop.scenes import STEP_REACH
@@ -113,6 +114,13 @@ def test_rendering_changes_no_state(suites: dict[str, TabletopSuite]) -> None:
     for action, expected in zip(actions, rendered, strict=True):
         simulation.advance(action)
         assert simulation.state_digest() == expected
+
+
+def test_the_view_shows_the_present_state(suites: dict[str, TabletopSuite]) -> None:
+    simulation = suites["tabletop_basic"].simulation(0)
+    simulation.begin(EpisodeSpec(0, "train", 0, 0))
+    simulation.advance(np.array((1, 0, -1, 0, 0, 0, 1), np.float32))
+    np.testing.assert_allclose(simulation._data.body("hand").xpos, simulation.tool(), atol=1e-12)
 
 
 def test_every_part_of_the_spec_and_each_action_matters(suites: dict[str, TabletopSuite]) -> None:
@@ -246,6 +254,18 @@ def test_no_action_leaves_the_world_at_rest(suites: dict[str, TabletopSuite]) ->
         outcome = simulation.advance(np.zeros(7, np.float32))
     assert outcome.eef_speed < 0.005
     assert np.abs(simulation.flat_state()[1:] - before[1:]).max() < 0.003
+
+
+def test_diverged_physics_is_an_error_not_a_silent_restart(
+    suites: dict[str, TabletopSuite], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # MuJoCo logs the warning to a file in the working folder
+    simulation = suites["tabletop_basic"].simulation(0)
+    simulation.begin(EpisodeSpec(0, "train", 0, 0))
+    simulation.advance(np.zeros(7, np.float32))
+    simulation._data.qvel[0] = np.nan
+    with pytest.raises(RunError, match="diverged at step 2"):
+        simulation.advance(np.zeros(7, np.float32))
 
 
 # -- demonstrations and experts

@@ -26,7 +26,7 @@ CODES: Mapping[str, Code] = MappingProxyType(
         ),
         "R102": Code(
             "unknown key",
-            "No section takes keys it does not know: a mistyped knob would otherwise train with its default, unnoticed.",
+            "No section takes keys it does not know: a mistyped knob would otherwise train with its default.",
             "ppo: {gama: 0.9}",
             "ppo: {gamma: 0.9}",
         ),
@@ -38,8 +38,8 @@ CODES: Mapping[str, Code] = MappingProxyType(
         ),
         "R104": Code(
             "wrong type",
-            "Types are strict: text is not a number, `1.0` is not a whole number, `yes` is text. A whole number is fine "
-            "where a number is asked for.",
+            "Types are strict: text is not a number, `1.0` is not a whole number, `yes` is text. A whole number "
+            "is fine where a number is asked for.",
             'ppo: {lr: "1e-4"}',
             "ppo: {lr: 1e-4}",
         ),
@@ -73,15 +73,15 @@ CODES: Mapping[str, Code] = MappingProxyType(
         ),
         "R110": Code(
             "unreadable file",
-            "A recipe file is missing, is a folder, may not be read, or is too large. Paths under `extends` are relative "
-            "to the file that names them.",
+            "A recipe file is missing, is a folder, may not be read, or is too large. Paths under `extends` "
+            "are relative to the file that names them.",
             "extends: no-such-file.yaml",
             "seed: 0",
         ),
         "R111": Code(
             "unusable `--set`",
-            "`--set` takes `path=value`. The path names keys with dots and list items by number or kind: `ppo.lr=1e-4`, "
-            "`rewards.0.weight=2`, `rewards[success].weight=2`. The value is YAML.",
+            "`--set` takes `path=value`. The path names keys with dots and list items by number or kind: "
+            "`ppo.lr=1e-4`, `rewards.0.weight=2`, `rewards[success].weight=2`. The value is YAML.",
         ),
         "R112": Code(
             "not part of the recipe language",
@@ -112,13 +112,15 @@ CODES: Mapping[str, Code] = MappingProxyType(
         ),
         "R204": Code(
             "heads do not share the width",
-            "Attention heads split the width of the model evenly, and rotary embeddings need an even number of channels a head.",
+            "Attention heads split the width of the model evenly, and rotary embeddings need an even number "
+            "of channels a head.",
             "policy: {hidden_size: 128, num_heads: 3}",
             "policy: {hidden_size: 128, num_heads: 4}",
         ),
         "R205": Code(
             "nothing is trained",
-            "The first `train.critic_warmup` iterations train the critic only; at least one iteration must be left for the policy.",
+            "The first `train.critic_warmup` iterations train the critic only; at least one iteration "
+            "must be left for the policy.",
             "train: {iterations: 5, critic_warmup: 5}",
             "train: {iterations: 10, critic_warmup: 5}",
         ),
@@ -134,7 +136,8 @@ CODES: Mapping[str, Code] = MappingProxyType(
         ),
         "R209": Code(
             "warm-up never ends",
-            "The learning rate of behaviour cloning rises during the warm-up and decays after it; some updates must be left.",
+            "The learning rate of behaviour cloning rises during the warm-up and decays after it; some updates "
+            "must be left.",
             "imitation: {updates: 50, warmup_updates: 50}",
             "imitation: {updates: 50, warmup_updates: 5}",
         ),
@@ -146,7 +149,8 @@ CODES: Mapping[str, Code] = MappingProxyType(
         ),
         "R211": Code(
             "random start (warning)",
-            "Sparse rewards teach nothing before the first success, and a policy with random weights hardly ever succeeds.",
+            "Sparse rewards teach nothing before the first success, and a policy with random weights hardly ever "
+            "succeeds.",
             "imitation: null",
             "imitation: {}",
         ),
@@ -174,29 +178,135 @@ CODES: Mapping[str, Code] = MappingProxyType(
             "determinism: strict\nsuite: {renderer: egl}",
             "determinism: strict\nsuite: {renderer: osmesa}",
         ),
+        "R216": Code(
+            "prompt too long",
+            "A task's instruction takes more tokens than `policy.max_prompt_length`. The limit exists so that"
+            " a batch has a bounded size; raise it.",
+        ),
         "R300": Code(
             "unusable asset",
-            "A checkpoint, demonstration file or reward model that the recipe names is missing, damaged, or made for "
-            "another policy or action space.",
+            "A checkpoint, demonstration file or reward model that the recipe names is missing, damaged, or "
+            "made for another policy or action space.",
+        ),
+        "R301": Code(
+            "no such run",
+            "The named run does not exist in the folder of runs, or no run has been started there yet.",
+        ),
+        "R302": Code("not a run folder", "The folder has no manifest.json, which every run writes first."),
+        "R310": Code(
+            "no demonstrations",
+            "`imitation.demonstrations` names nothing, or a folder without HDF5 files. `vlarl collect` records some.",
+        ),
+        "R311": Code("unreadable demonstrations", "The file is not HDF5 in LIBERO's layout, or was cut short."),
+        "R312": Code(
+            "demonstrations of another image size",
+            "The images of the demonstrations must have the size that `suite.image_size` renders.",
+        ),
+        "R313": Code("empty demonstrations", "The demonstration files hold no episode."),
+        "R320": Code(
+            "damaged event file",
+            "A line of events.jsonl is not a record. The file is only ever appended to, so something else changed it.",
+        ),
+        "R330": Code("unreadable manifest", "The run's manifest.json is missing or damaged."),
+        "R331": Code("manifest of another version", "The run was recorded by a vlarl with another manifest format."),
+        "R340": Code(
+            "episode not kept",
+            "The episode has not finished, or `run.episodes: false` kept no arrays of it.",
+        ),
+        "R350": Code(
+            "no checkpoint",
+            "The run stopped before its first checkpoint; `run.checkpoint_every` says how often they are written.",
+        ),
+        "R351": Code(
+            "damaged checkpoint",
+            "A file of the checkpoint does not match its recorded digest. An earlier checkpoint is used where"
+            " there is one.",
+        ),
+        "R352": Code("no usable checkpoint", "Every checkpoint of the run is damaged; the message says why for each."),
+        "R353": Code(
+            "checkpoint of another policy",
+            "The checkpoint's policy has other sizes or another action space than the one asked for.",
+        ),
+        "R354": Code(
+            "checkpoint of another version",
+            "The checkpoint was written by a vlarl with another checkpoint format.",
         ),
         "U200": Code(
-            "wrong command line", "A command got options or arguments it cannot use; `vlarl COMMAND --help` lists them."
+            "wrong command line",
+            "A command got options or arguments it cannot use; `vlarl COMMAND --help` lists them.",
         ),
         "U201": Code("file exists", "`vlarl init` does not write over a file unless `--force` says so."),
         "U202": Code("unknown name", "A suite, recipe, field or code of that name does not exist."),
         "E400": Code(
-            "machine not usable", "A run needs something this machine lacks: a library, a renderer, disk space."
+            "machine not usable",
+            "A run needs something this machine lacks: a library, a renderer, disk space.",
         ),
         "E401": Code("missing package", "The part's own library is not installed."),
         "E402": Code(
             "broken part",
             "An installed package offers a part through the entry-point group `vlarl.parts` that cannot be loaded.",
         ),
+        "E410": Code(
+            "no renderer", "No library of the wanted renderer loads; the hint names the system package to install."
+        ),
+        "E411": Code(
+            "renderer chosen too late",
+            "MuJoCo was imported with another GL backend before the suite could choose its own.",
+        ),
+        "E412": Code(
+            "simulator process ended",
+            "A simulator process ended before it was ready, usually for want of memory or a library.",
+        ),
+        "E413": Code(
+            "suite cannot be built",
+            "The suite failed while a simulator process built it; the traceback is above the message.",
+        ),
+        "E420": Code("run in use", "Another process holds the run folder; the message names it where it can."),
+        "E421": Code("run cannot be locked", "The file system refuses the lock that keeps two processes off one run."),
+        "E430": Code("disk full", "A file could not be written for want of space. What existed before is intact."),
+        "E431": Code(
+            "cannot write",
+            "A file could not be written; the message has the system's reason. What existed before is intact.",
+        ),
         "X500": Code("run failed", "The run stopped; what it kept is named with the message."),
+        "X510": Code("loss is not a number", "The PPO loss became infinite or undefined. The last checkpoint is kept."),
+        "X511": Code(
+            "gradient is not a number",
+            "A gradient became infinite or undefined. The last checkpoint is kept.",
+        ),
+        "X512": Code(
+            "first ratio is not 1",
+            "Before the first optimizer step the policy scored its own actions differently from when it chose"
+            " them, beyond `ppo.ratio_tolerance`. Training on such ratios would be off-policy without a word.",
+        ),
+        "X513": Code("reward is not a number", "A reward part returned an infinite or undefined value."),
+        "X520": Code(
+            "imitation loss is not a number",
+            "Behaviour cloning diverged; a lower `imitation.lr` usually helps.",
+        ),
+        "X521": Code(
+            "expert too unreliable",
+            "The scripted expert failed so often that the demonstrations asked for could not be recorded.",
+        ),
+        "X530": Code(
+            "physics diverged",
+            "The simulator's state became unstable. The same episode with the same actions repeats it.",
+        ),
+        "X540": Code("no episode could begin", "Every simulation failed at its start, so there is nothing to collect."),
+        "X541": Code(
+            "simulator processes keep dying",
+            "A process died again at a slot whose episode had already been given up as errored.",
+        ),
         "X575": Code(
-            "stopped", "The run stopped on a signal with a complete checkpoint; `vlarl resume` goes on from it."
+            "stopped",
+            "The run stopped on a signal with a complete checkpoint; `vlarl resume` goes on from it.",
         ),
         "D600": Code("drift", "A check found a difference from what was recorded."),
         "D601": Code("stale generated file", "A committed file no longer matches the specs it is generated from."),
+        "D610": Code(
+            "replay differs",
+            "Replaying recorded actions led to another simulator state, so this machine or its libraries are "
+            "not those of the record.",
+        ),
     }
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pydantic import ValidationError
@@ -40,7 +40,7 @@ def check(tree: Mapping) -> tuple[Recipe | None, list[Diagnostic]]:
             for details in error.errors(include_url=False):
                 path = strip_tags(details["loc"], data)
                 if round_ == 0:
-                    diagnostics.append(_shape_error(tree, data, path, details))
+                    diagnostics += _shape_errors(tree, data, path, details)
                 bad.add(path[:-1] if details["type"] == "missing" else path)
             set_aside += bad
             # Later items first, so that the numbers of earlier ones still hold.
@@ -81,28 +81,34 @@ def _cross_field(tree: Mapping, finding: Finding) -> Diagnostic:
     )
 
 
-def _shape_error(tree: Mapping, data: Any, path: Path, details: ErrorDetails) -> Diagnostic:
-    kind, dotted = details["type"], ".".join(map(str, path))
+def _dotted(path: Path) -> str:
+    return ".".join(map(str, path))
+
+
+def _shape_errors(tree: Mapping, data: Any, path: Path, details: ErrorDetails) -> Iterator[Diagnostic]:
+    """Usually one diagnostic for one of pydantic's errors; several for a part of unknown kind."""
+    kind, dotted = details["type"], _dotted(path)
     found = nearest(tree, path)
     if kind == "extra_forbidden":
-        return _unknown_key(tree, data, path)
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
-        return _bad_kind(tree, data, path)
-    if kind == "literal_error" and path and path[-1] == "kind":
-        return _bad_kind(tree, data, path[:-1])
-    if kind == "missing":
+        yield _unknown_key(tree, data, path, _known_keys(path[:-1], data))
+    elif kind in ("union_tag_invalid", "union_tag_not_found"):
+        yield from _bad_kind(tree, data, path)
+    elif kind == "literal_error" and path[-1] == "kind":
+        yield _unknown_kind(tree, path[:-1], details["input"], choices_of(details))
+    elif kind == "missing":
         message = f"`{path[-1]}` is missing from {subject(path[:-1], data)}"
-        return found.key.diagnostic("R103", message, path=dotted, hint=f"add `{path[-1]}: ...`")
-    if kind == "literal_error":
+        yield found.key.diagnostic("R103", message, path=dotted, hint=f"add `{path[-1]}: ...`")
+    elif kind == "literal_error":
         choices = choices_of(details)
         close = suggest(str(details["input"]), choices)
-        hint = f"did you mean `{close}`?" if close else None
         message = f"`{dotted}` cannot be {_quoted(details['input'])}; it is {_either(choices)}"
-        return found.value.diagnostic("R106", message, path=dotted, hint=hint)
-    if kind in _TYPES:
+        hint = f"did you mean `{close}`?" if close else None
+        yield found.value.diagnostic("R106", message, path=dotted, hint=hint)
+    elif kind in _TYPES:
         message = f"`{dotted}` must be {_TYPES[kind]}, not {_described(details['input'])}"
-        return found.value.diagnostic("R104", message, path=dotted, hint=_type_hint(kind, details["input"]))
-    return found.value.diagnostic("R105", _limit_message(dotted, details), path=dotted)
+        yield found.value.diagnostic("R104", message, path=dotted, hint=_type_hint(kind, details["input"]))
+    else:
+        yield found.value.diagnostic("R105", _limit_message(dotted, details), path=dotted)
 
 
 _TYPES = {
@@ -132,47 +138,63 @@ def subject(path: Path, data: Any) -> str:
     return f"`{'.'.join(map(str, path))}`"
 
 
-def _unknown_key(tree: Mapping, data: Any, path: Path) -> Diagnostic:
-    key, dotted = str(path[-1]), ".".join(map(str, path))
-    section = section_at(path[:-1], data)
-    fields = list(section.model_fields) if section is not None else []
-    known = [*fields, "extends"] if not path[:-1] else fields
+def _unknown_key(tree: Mapping, data: Any, path: Path, known: list[str]) -> Diagnostic:
+    key, where = str(path[-1]), subject(path[:-1], data)
     close = suggest(key, known)
-    notes: tuple[str, ...] = ()
-    hint = f"did you mean `{close}`?" if close else None
-    if not close:
-        notes = (f"keys of {subject(path[:-1], data)}: {', '.join(known)}",)
-        elsewhere = ["the top level"] if key == "extends" else [f"`{p}`" for p in owners(key)]
-        hint = f"it belongs to {' or '.join(elsewhere)}" if elsewhere and key != "extends" else hint
-        hint = "`extends` stands at the top level" if key == "extends" else hint
-    message = f"unknown key `{shown(key)}` in {subject(path[:-1], data)}"
-    return nearest(tree, path).key.diagnostic("R102", message, path=dotted, notes=notes, hint=hint)
+    hint = f"did you mean `{close}`?" if close else _belongs(key)
+    notes = () if close else (f"keys of {where}: {', '.join(known)}",)
+    message = f"unknown key `{shown(key)}` in {where}"
+    return nearest(tree, path).key.diagnostic("R102", message, path=_dotted(path), notes=notes, hint=hint)
 
 
-def _bad_kind(tree: Mapping, data: Any, path: Path) -> Diagnostic:
-    dotted = ".".join(map(str, path))
-    found = nearest(tree, path)
+def _belongs(key: str) -> str | None:
+    if key == "extends":
+        return "`extends` stands at the top level"
+    elsewhere = [f"`{path}`" for path in owners(key)]
+    return f"it belongs to {' or '.join(elsewhere)}" if elsewhere else None
+
+
+def _known_keys(path: Path, data: Any) -> list[str]:
+    section = section_at(path, data)
+    fields = list(section.model_fields) if section is not None else []
+    return fields if path else [*fields, "extends"]
+
+
+def _bad_kind(tree: Mapping, data: Any, path: Path) -> Iterator[Diagnostic]:
+    """A part whose kind is missing or unknown, and those of its keys that no kind has."""
     value: Any = data
     for part in path:
         value = value[part]
     if not isinstance(value, dict):
-        message = f"`{dotted}` must be a mapping, not {_described(value)}"
-        return found.value.diagnostic("R104", message, path=dotted)
-    choices = list(shape_at(path).choices or ())
-    if "kind" not in value:
-        hint = f"add `kind: {choices[0]}`" if len(choices) == 1 else f"the kinds are {', '.join(choices)}"
-        return found.key.diagnostic("R103", f"`kind` is missing from `{dotted}`", path=f"{dotted}.kind", hint=hint)
-    given = value["kind"]
+        message = f"`{_dotted(path)}` must be a mapping, not {_described(value)}"
+        yield nearest(tree, path).value.diagnostic("R104", message, path=_dotted(path))
+        return
+    choices = dict(shape_at(path).choices or {})
+    known = list(dict.fromkeys(name for choice in choices.values() for name in choice.model_fields))
+    if "kind" in value:
+        yield _unknown_kind(tree, path, value["kind"], list(choices))
+    strangers = [key for key in value if key not in known]
+    for key in strangers:
+        yield _unknown_key(tree, data, (*path, key), known)
+    if "kind" not in value and not any(suggest(key, known) == "kind" for key in strangers):
+        kinds = list(choices)
+        hint = f"add `kind: {kinds[0]}`" if len(kinds) == 1 else f"the kinds are {', '.join(kinds)}"
+        message = f"`kind` is missing from {subject(path, data)}"
+        yield nearest(tree, path).key.diagnostic("R103", message, path=f"{_dotted(path)}.kind", hint=hint)
+
+
+def _unknown_kind(tree: Mapping, path: Path, given: Any, choices: list[str]) -> Diagnostic:
     close = suggest(given, choices) if isinstance(given, str) else None
-    message = f"unknown kind {_quoted(given)} of `{path[0] if isinstance(path[-1], int) else dotted}`"
-    notes = (f"kinds: {', '.join(choices)}",)
-    hint = (
-        f"did you mean `{close}`?"
-        if close
-        else f"`vlarl list {_LISTED.get(str(path[0]), 'parts')}` shows what each of them is"
+    listed = _LISTED.get(str(path[0]))
+    hint = f"`vlarl list {listed}` shows what each of them is" if listed else None
+    owner = path[0] if isinstance(path[-1], int) else _dotted(path)
+    return nearest(tree, (*path, "kind")).value.diagnostic(
+        "R107",
+        f"unknown kind {_quoted(given)} of `{owner}`",
+        path=f"{_dotted(path)}.kind",
+        notes=(f"kinds: {', '.join(choices)}",),
+        hint=f"did you mean `{close}`?" if close else hint,
     )
-    place = nearest(tree, (*path, "kind")).value
-    return place.diagnostic("R107", message, path=f"{dotted}.kind", notes=notes, hint=hint)
 
 
 _LISTED = {
@@ -186,7 +208,7 @@ _LISTED = {
 
 def choices_of(details: ErrorDetails) -> list[str]:
     """The allowed words of a literal error: pydantic gives them only inside a sentence, quoted."""
-    return [word for word in str(details.get("ctx", {}).get("expected", "")).split("'")[1::2]]
+    return str(details.get("ctx", {}).get("expected", "")).split("'")[1::2]
 
 
 def _either(choices: list[str]) -> str:
@@ -212,7 +234,8 @@ def _described(value: Any) -> str:
 
 def _type_hint(kind: str, value: Any) -> str | None:
     if kind == "bool_type" and str(value).lower() in ("yes", "on", "y", "no", "off", "n"):
-        return f"write `{'true' if str(value).lower() in ('yes', 'on', 'y') else 'false'}`; YAML 1.2 has no other words for it"
+        word = "true" if str(value).lower() in ("yes", "on", "y") else "false"
+        return f"write `{word}`; YAML 1.2 has no other word for it"
     if kind in ("int_type", "int_from_float") and isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return f"write `{int(value)}`"
     if kind in ("int_type", "float_type") and isinstance(value, str):

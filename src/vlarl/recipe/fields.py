@@ -50,7 +50,7 @@ def _shape(annotation: Any, metadata: list[Any]) -> Shape:
         return Shape(item.section, item.choices, item.default_kind, is_list=True)
     members = [arg for arg in args if isinstance(arg, type) and issubclass(arg, Section)]
     if len(members) > 1:
-        return Shape(choices={registry.kind_of(member): member for member in members})
+        return Shape(choices={registry.kind_of(member): member for member in members}, default_kind=None)
     if members:
         return Shape(section=members[0])
     return Shape(section=annotation if isinstance(annotation, type) and issubclass(annotation, Section) else None)
@@ -119,7 +119,7 @@ class Documented:
 
     path: str  # `ppo.lr`; `rewards[success].weight` and `policy[tiny].hidden_size` for the knobs of a kind
     name: str
-    type: str
+    accepts: str  # in words
     default: Any  # PydanticUndefined where there is none
     description: str
     hashed: bool
@@ -139,7 +139,7 @@ def documented(section: type[Section] = Recipe, prefix: str = "", hashed: bool =
         yield Documented(
             path=path,
             name=name,
-            type=type_text(field),
+            accepts=type_text(field),
             default=field.get_default(call_default_factory=True),
             description=field.description or _from_docstring(section if name == "kind" else shape.section),
             hashed=counts,
@@ -174,7 +174,7 @@ def _type_text(annotation: Any, metadata: list[Any]) -> str:
     if shape.choices is not None and not shape.is_list:
         text = "mapping with `kind` " + _either(list(shape.choices))
     elif origin is list:
-        text = f"list of {_type_text(args[0], [])}"
+        text = f"list of {_plural(_type_text(args[0], []))}"
     elif isinstance(annotation, type) and issubclass(annotation, Section):
         text = "mapping"
     elif annotation in _PLAIN:
@@ -185,6 +185,13 @@ def _type_text(annotation: Any, metadata: list[Any]) -> str:
         text = " or ".join(_type_text(arg, []) for arg in args)
     limits = _limits(metadata)
     return f"{text} {limits}" if limits else text
+
+
+def _plural(text: str) -> str:
+    for word in ("mapping", "whole number", "number", "text"):
+        if text.startswith(word):
+            return f"{word}s{text[len(word) :]}"
+    return text
 
 
 def _either(words: list[str]) -> str:
@@ -203,7 +210,7 @@ def _limits(metadata: list[Any]) -> str:
                 if getattr(item, name, None) is not None
             ]
             if getattr(item, "min_length", None):
-                found.append(f"(at least {item.min_length})")
+                found.append(f"(at least {item.min_length} of them)")
     return ", ".join(found)
 
 

@@ -9,7 +9,7 @@ from vlarl.recipe.schema import Recipe
 
 TITLE = "vlarl recipe"
 _EXTENDS = {
-    "description": "Recipe or recipes this one builds on, relative to this file; later ones win, this file wins over all.",
+    "description": "Recipes this one builds on, relative to this file; later ones win, this file wins over all.",
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
 }
 

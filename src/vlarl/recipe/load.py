@@ -19,7 +19,7 @@ from vlarl.recipe.diagnose import check
 from vlarl.recipe.override import apply_override
 from vlarl.recipe.schema import NAME, Recipe, differences, leaves, recipe_digest
 from vlarl.recipe.shipped import find_recipe
-from vlarl.recipe.text import MAX_BYTES, Entry, Mapping, Node, Place, Scalar, Sequence, parse, plain
+from vlarl.recipe.text import MAX_BYTES, Entry, Mapping, Place, Scalar, Sequence, parse, plain
 from vlarl.recipe.tree import find, merge
 from vlarl.recipe.write import scalar_text, to_yaml
 

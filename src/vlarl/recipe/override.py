@@ -13,7 +13,7 @@ _PART = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*|[0-9]+")
 _ITEM = re.compile(r"\[([^\[\]]+)\]")
 
 
-class _Unusable(Exception):
+class _UnusableError(Exception):
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
         self.hint = hint
@@ -21,18 +21,18 @@ class _Unusable(Exception):
 
 def apply_override(tree: Mapping, text: str) -> tuple[Mapping, list[Diagnostic]]:
     """``tree`` with one override applied; unchanged, with the reason, where that cannot be done."""
-    place = Place(origin=f"--set {shown(text, 100)}")
+    place = Place(origin=f"--set {shown(text, 200)}")
     path, equals, value = text.partition("=")
     try:
         if not equals:
-            raise _Unusable("`--set` needs a path and a value", "write `--set ppo.lr=1e-4`")
+            raise _UnusableError("`--set` needs a path and a value", "write `--set ppo.lr=1e-4`")
         node, problems = parse(value, origin=place.origin)
         if problems:
             return tree, problems
         done = _put(tree, _split(path.strip()), node or Scalar(None, place), place, default_root=True)
         assert isinstance(done, Mapping)
         return done, []
-    except _Unusable as error:
+    except _UnusableError as error:
         return tree, [place.diagnostic("R111", str(error), hint=error.hint)]
 
 
@@ -45,10 +45,10 @@ def _split(path: str) -> list[str]:
         items = _ITEM.findall(rest)
         if match is None or _ITEM.sub("", rest):
             hint = "paths look like `ppo.lr`, `rewards.0.weight` or `rewards[success].weight`"
-            raise _Unusable(f"`{shown(path)}` is not a path into a recipe", hint)
+            raise _UnusableError(f"`{shown(path)}` is not a path into a recipe", hint)
         parts += [f"[{match.group()}]" if match.group().isdecimal() else match.group(), *(f"[{i}]" for i in items)]
     if len(parts) > MAX_DEPTH:
-        raise _Unusable(f"`{shown(path)}` is deeper than any recipe")
+        raise _UnusableError(f"`{shown(path)}` is deeper than any recipe")
     return parts
 
 
@@ -61,7 +61,7 @@ def _put(node: Node, parts: list[str], value: Node, place: Place, *, default_roo
     if isinstance(node, Scalar) and node.value is None:
         node = Mapping({}, place)
     if not isinstance(node, Mapping):
-        raise _Unusable(f"there is no `{part}` to set: {_what(node)}")
+        raise _UnusableError(f"there is no `{part}` to set: {_what(node)}")
     below: Node = node.entries[part].node if part in node.entries else Scalar(None, place)
     if default_root and part == "rewards" and rest and part not in node.entries:
         below = _default_rewards(place)
@@ -71,11 +71,11 @@ def _put(node: Node, parts: list[str], value: Node, place: Place, *, default_roo
 
 def _put_item(node: Node, which: str, rest: list[str], value: Node, place: Place) -> Node:
     if not isinstance(node, Sequence):
-        raise _Unusable(f"`[{which}]` picks an item of a list: {_what(node)}")
+        raise _UnusableError(f"`[{which}]` picks an item of a list: {_what(node)}")
     items = list(node.items)
     index = int(which) if which.isdecimal() else _index_of_kind(items, which)
     if index >= len(items):
-        raise _Unusable(f"there is no item {index}: the list has {len(items)}, counted from 0")
+        raise _UnusableError(f"there is no item {index}: the list has {len(items)}, counted from 0")
     items[index] = _put(items[index], rest, value, place)
     return Sequence(tuple(items), node.place)
 
@@ -84,7 +84,9 @@ def _index_of_kind(items: list[Node], kind: str) -> int:
     present = [_kind(item) for item in items]
     if kind not in present:
         named = ", ".join(f"`{k}`" for k in present if k)
-        raise _Unusable(f"no item has `kind: {shown(kind)}`", f"the kinds in the list are {named}" if named else None)
+        raise _UnusableError(
+            f"no item has `kind: {shown(kind)}`", f"the kinds in the list are {named}" if named else None
+        )
     return present.index(kind)
 
 

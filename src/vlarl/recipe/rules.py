@@ -176,7 +176,9 @@ def stored_batches_are_reached(recipe: Recipe) -> Iterator[Finding]:
 def workers_have_slots(recipe: Recipe) -> Iterator[Finding]:
     suite = recipe.suite
     if suite.num_workers > suite.num_envs:
-        message = f"`suite.num_workers` ({suite.num_workers}) is larger than `suite.num_envs` ({suite.num_envs}): some would idle"
+        message = (
+            f"`suite.num_workers` ({suite.num_workers}) exceeds `suite.num_envs` ({suite.num_envs}): some would idle"
+        )
         reads = ("suite.num_workers", "suite.num_envs")
         yield Finding(
             "R214", reads[0], message, reads, hint=f"{suite.num_envs} is the most that has work", severity="warning"

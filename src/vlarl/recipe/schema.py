@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from vlarl import registry
+from vlarl.digest import json_digest
 from vlarl.recipe.specs.base import PartSpec, Section
 from vlarl.recipe.specs.learning import EvaluationSpec, ImitationSpec, PpoSpec, RunSpec, TrainSpec
 from vlarl.recipe.specs.policies import SharedCriticSpec, TinySpec
@@ -81,7 +82,7 @@ class Recipe(Section):
     run: RunSpec = Field(RunSpec(), description="The run folder: where, how often, how much is kept.")
     determinism: Literal["off", "seeded", "strict"] = Field(
         "seeded",
-        description="`off` seeds nothing in torch, `seeded` seeds all, `strict` also refuses kernels that may differ between two runs.",
+        description="`strict` also refuses torch kernels that may differ between two runs; `off` promises nothing.",
     )
 
     @property
@@ -112,8 +113,6 @@ def recipe_digest(recipe: Recipe) -> str:
     Two texts that mean the same give the same digest. Name, run folder, worker count and renderer
     are left out: the last is recorded with each run instead.
     """
-    from vlarl.digest import json_digest  # numpy, which that module loads, would slow `vlarl --help`
-
     return json_digest(hashed_values(recipe))
 
 

@@ -86,7 +86,10 @@ def save(
         temporary.mkdir()
         try:
             _fill(temporary, iteration, tensors, state)
-            publish_folder(temporary, final)
+            if _same(temporary, final):
+                shutil.rmtree(temporary)  # stopped again right after a resume: nothing new to publish
+            else:
+                publish_folder(temporary, final)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -100,8 +103,8 @@ def load(source: Path, *, policy: Mapping[str, Any] | None = None) -> Checkpoint
     """The newest usable checkpoint of a run folder, or the checkpoint at ``source`` itself.
 
     Every file is compared with its digest. In a run a damaged checkpoint is passed over with a
-    warning. ``policy`` describes the policy to be filled; another one is refused (R313).
-    Raises AssetError: R310 none there, R311 damaged, R312 none usable.
+    warning. ``policy`` describes the policy to be filled; another one is refused (R353).
+    Raises AssetError: R350 none there, R351 damaged, R352 none usable.
     """
     if (source / STATE).exists() or (source / COMPLETE).exists() or (source / DIGESTS).exists():
         checkpoint = _verified(source.resolve(), ())
@@ -119,9 +122,7 @@ def iterations(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit() and (path / COMPLETE).is_file())
 
 
-def _fill(
-    folder: Path, iteration: int, tensors: Mapping[str, Mapping[str, Any]], state: Mapping[str, Any]
-) -> None:
+def _fill(folder: Path, iteration: int, tensors: Mapping[str, Mapping[str, Any]], state: Mapping[str, Any]) -> None:
     for part, named in tensors.items():
         write_synced(folder / f"{part}{_SUFFIX}", _serialized(named))
     described = {"version": VERSION, "iteration": iteration, **state}
@@ -131,6 +132,10 @@ def _fill(
     write_synced(folder / DIGESTS, text)
     sync_folder(folder)
     write_synced(folder / COMPLETE, f"{bytes_digest(text)}\n".encode())
+
+
+def _same(new: Path, old: Path) -> bool:
+    return (old / COMPLETE).is_file() and (old / COMPLETE).read_bytes() == (new / COMPLETE).read_bytes()
 
 
 def _serialized(named: Mapping[str, Any]) -> bytes:
@@ -171,7 +176,7 @@ def _newest_usable(source: Path) -> Checkpoint:
     if not numbered:
         raise AssetError(
             f"{source} has no checkpoint",
-            code="R310",
+            code="R350",
             place=str(source),
             hint="a run writes its first one after `run.checkpoint_every` iterations; name a run that got that far",
         )
@@ -183,7 +188,7 @@ def _newest_usable(source: Path) -> Checkpoint:
             passed_over.append(error.message)
     raise AssetError(
         f"no checkpoint of {source} is usable: " + "; ".join(passed_over),
-        code="R312",
+        code="R352",
         place=str(source),
         hint="restore the folder from a copy, or train again: the same recipe gives the same run",
     )
@@ -206,7 +211,7 @@ def _verified(path: Path, passed_over: tuple[str, ...]) -> Checkpoint:
     if state["version"] != VERSION:
         raise AssetError(
             f"checkpoint {path.name} has version {state['version']}, this vlarl reads version {VERSION}",
-            code="R314",
+            code="R354",
             place=str(path),
             hint="use the version of vlarl that manifest.json names",
         )
@@ -216,7 +221,7 @@ def _verified(path: Path, passed_over: tuple[str, ...]) -> Checkpoint:
 def _damaged(path: Path, reason: str) -> AssetError:
     return AssetError(
         f"checkpoint {path.name} is damaged: {reason}",
-        code="R311",
+        code="R351",
         place=str(path),
         hint="name the run folder instead, to use its newest whole checkpoint",
     )
@@ -225,13 +230,15 @@ def _damaged(path: Path, reason: str) -> AssetError:
 def _check_policy(checkpoint: Checkpoint, wanted: Mapping[str, Any]) -> None:
     stored: Mapping[str, Any] = checkpoint.state.get("policy", {})
     differing = sorted(
-        key for key in stored.keys() | wanted.keys() if canonical_json(stored.get(key)) != canonical_json(wanted.get(key))
+        key
+        for key in stored.keys() | wanted.keys()
+        if canonical_json(stored.get(key)) != canonical_json(wanted.get(key))
     )
     if differing:
         held, needed = (", ".join(f"{key}: {side.get(key)!r}" for key in differing) for side in (stored, wanted))
         raise AssetError(
             f"checkpoint {checkpoint.path.name} holds another policy ({held}) than the one asked for ({needed})",
-            code="R313",
+            code="R353",
             place=str(checkpoint.path),
             hint=f"set {', '.join(f'`{key}`' for key in differing)} as in the checkpoint, or name another checkpoint",
         )

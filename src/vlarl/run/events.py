@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -26,7 +27,7 @@ class EventLog:
     def __init__(self, path: Path) -> None:
         self.path = path
         with disk_errors(path):
-            self._stream = path.open("ab")
+            self._stream = path.open("ab", buffering=0)
             self._cut_torn_line()
 
     def append(self, record: Mapping[str, Any]) -> None:
@@ -34,14 +35,15 @@ class EventLog:
         assert "iteration" in record, "every record says to which iteration it belongs"
         assert "kind" in record, "every record says what it is"
         line = json.dumps(_finite(record), separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-        start = self._stream.tell()
+        data = line.encode() + b"\n"
+        start = os.fstat(self._stream.fileno()).st_size
         try:
             with disk_errors(self.path, kept=f"{self.path.name} up to the record before"):
-                self._stream.write(line.encode() + b"\n")
-                self._stream.flush()
+                if self._stream.write(data) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(self._stream.fileno())
         except BaseException:
-            self._forget_from(start)
+            self._stream.truncate(start)
             raise
 
     def truncate_to(self, iteration: int) -> None:
@@ -52,7 +54,7 @@ class EventLog:
         self._stream.close()
         with disk_errors(self.path):
             write_bytes(self.path, data)
-            self._stream = self.path.open("ab")
+            self._stream = self.path.open("ab", buffering=0)
 
     def close(self) -> None:
         self._stream.close()
@@ -70,15 +72,6 @@ class EventLog:
         whole = data.rfind(b"\n") + 1
         if whole < len(data):
             self._stream.truncate(whole)
-            self._stream.seek(whole)
-
-    def _forget_from(self, start: int) -> None:
-        # The stream's own buffer may still hold the line; a new stream cannot write it later.
-        descriptor = os.open(self.path, os.O_WRONLY)
-        try:
-            os.ftruncate(descriptor, start)
-        finally:
-            os.close(descriptor)
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:

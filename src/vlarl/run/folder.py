@@ -146,7 +146,10 @@ def open_run(run: str | Path, base: Path = Path("runs")) -> RunFolder:
             return RunFolder(path)
     if Path(run).is_dir():
         raise AssetError(
-            f"{run} is not a run folder: it has no manifest.json", code="R302", place=str(run), hint=_known(str(run), base)
+            f"{run} is not a run folder: it has no manifest.json",
+            code="R302",
+            place=str(run),
+            hint=_known(str(run), base),
         )
     raise AssetError(f"no run called {run}", code="R301", place=str(run), hint=_known(Path(run).name, base))
 

@@ -21,7 +21,7 @@ class Scalars:
         if folder is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(log_dir=str(folder), purge_step=purge_step)  # type: ignore[no-untyped-call]
+            self._writer = SummaryWriter(log_dir=str(folder), purge_step=purge_step)
 
     def add(self, step: int, values: Mapping[str, Any]) -> None:
         """Numbers at ``step``; nested mappings give tags joined by ``/``. None and NaN leave a gap."""

@@ -31,7 +31,8 @@ class Pool:
 
     ``assign(slot, episode_index)`` names the episode a slot runs next, None to leave it idle for
     good. It is asked when the episode before is under way, once, and again after ``refresh``.
-    Start the pool from a thread that outlives it: its processes end with that thread.
+    A worker that makes no progress for ``timeout_seconds`` is taken for dead. Start the pool from a
+    thread that outlives it: its processes end with that thread.
     """
 
     def __init__(
@@ -81,7 +82,9 @@ class Pool:
         self._begin_all()
         running, doomed = self._arrays.running, self._arrays.doomed
         if running.any() and doomed[running].all():
-            raise RunError("no episode could begin: every simulation failed", hint="the first traceback is above")
+            raise RunError(
+                "no episode could begin: every simulation failed", code="X540", hint="the first traceback is above"
+            )
 
     def restore(self, slots: Sequence[SlotState]) -> None:
         """Instead of ``start``: replay each slot's actions without rendering, then render once.
@@ -299,17 +302,20 @@ class Pool:
             self._check_replay(worker, self._arrays.doomed)
         for group in sorted(self._pending):
             for slot in worker.assignment.slots[group]:
+                self._arrays.began_next[slot] = False
                 _call(worker, STEP_SLOT, slot)
 
     def _mark(self, death: _DiedAtError, cause: str) -> None:
         arrays, slot = self._arrays, death.slot
-        if death.operation == STEP_SLOT and arrays.began_next[slot]:
-            assert not arrays.next_doomed[slot], "nothing of a doomed episode is run"
-            arrays.next_doomed[slot] = True
-        elif not arrays.doomed[slot]:
-            arrays.doomed[slot] = True
-        else:
-            raise RunError(f"simulator processes keep dying at slot {slot}: {cause}, then {death}")
+        in_next = death.operation == STEP_SLOT and bool(arrays.began_next[slot])
+        doomed = arrays.next_doomed if in_next else arrays.doomed
+        if doomed[slot]:
+            raise RunError(
+                f"simulator processes keep dying at slot {slot}: {cause}, then {death}",
+                code="X541",
+                hint="look for what ends them (memory?): `dmesg` tells; then `vlarl resume`",
+            )
+        doomed[slot] = True
 
     def _check_replay(self, worker: WorkerProcess, excused: np.ndarray) -> None:
         arrays = self._arrays
@@ -321,6 +327,7 @@ class Pool:
                 raise DriftError(
                     f"slot {slot}: replaying {step} steps of task {spec.task} ({spec.split} init {spec.init}) "
                     "gave another simulator state than the one recorded",
+                    code="D610",
                     place=f"slot {slot}, step {step}",
                     hint="the simulator, its assets or the CPU differ from those of the recording",
                 )

@@ -23,6 +23,7 @@ _BOOT = (
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 _MAX_REPLY = 1 << 20
 _REAP_SECONDS = 5.0
+_START_SECONDS = 120.0  # an interpreter and a simulator from a cold network disk
 
 
 class WorkerDiedError(Exception):
@@ -49,7 +50,7 @@ class WorkerProcess:
     def launch(self) -> None:
         """Start the process; ``wait_ready`` tells whether it came up, so that several start at once."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.settimeout(self._timeout_seconds)
+        ours.settimeout(_START_SECONDS)
         descriptors = (theirs.fileno(), self._arrays.descriptor)
         command = [sys.executable, "-c", _BOOT, *map(str, descriptors), json.dumps(sys.path)]
         # Blocked here, inherited, and ignored by the worker later: no signal hits it while it starts.
@@ -68,9 +69,12 @@ class WorkerProcess:
     def wait_ready(self) -> None:
         try:
             self._receive()
+            assert self._channel is not None
+            self._channel.settimeout(self._timeout_seconds)
         except WorkerDiedError as error:
             raise EnvironmentUnusable(
                 f"simulator process {self.assignment.number} ended before it was ready ({error})",
+                code="E412",
                 hint="what it printed is above; `vlarl doctor` checks the renderer and the simulator",
             ) from error
 
@@ -125,7 +129,7 @@ class WorkerProcess:
             except TimeoutError:
                 if self._progress() > progress:
                     continue  # slow, not stuck: many slots may compile their task in one command
-                raise WorkerDiedError(f"no progress in {self._timeout_seconds:g} s") from None
+                raise WorkerDiedError(f"no progress in {self._channel.gettimeout():g} s") from None
             except ConnectionResetError:
                 reply = b""
             if not reply:

@@ -19,6 +19,7 @@ class Conventions:
     control_hz: float
     image: str  # e.g. "agentview rgb, upright"
     image_size: int
+    settle_steps: int = 0  # control steps between a reset and the policy's first look
 
 
 @dataclass(frozen=True, kw_only=True)

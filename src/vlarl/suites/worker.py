@@ -255,7 +255,9 @@ def main(channel_descriptor: int, memory_descriptor: int) -> None:
     except Exception as error:
         traceback.print_exc()
         hint = "the traceback is above; `vlarl doctor` checks the simulator and the renderer"
-        channel.send(FAILED + pickle.dumps(EnvironmentUnusable(f"the suite cannot be built: {error}", hint=hint)))
+        channel.send(
+            FAILED + pickle.dumps(EnvironmentUnusable(f"the suite cannot be built: {error}", code="E413", hint=hint))
+        )
     else:
         channel.send(DONE)
         with suppress(BrokenPipeError, ConnectionResetError):  # the trainer ended while a reply was on its way

@@ -12,18 +12,24 @@ from torch import Tensor, nn
 
 
 class SpatialSoftmax(nn.Module):
-    """Expected (x, y) of each channel's soft-max over the map, in [-1, 1]."""
+    """Expected (x, y) of each channel's soft-max over the map, in [-1, 1].
+
+    Each map is standardised first, so that a small object stands out by several deviations and its
+    channel points at it from the first update on; raw maps start nearly flat and all points in the middle.
+    """
 
     def __init__(self, num_channels: int, side: int) -> None:
         super().__init__()
         axis = torch.linspace(-1.0, 1.0, side)
         grid = torch.stack([axis[None, :].expand(side, side), axis[:, None].expand(side, side)], dim=-1)
         self.register_buffer("grid", grid.reshape(side * side, 2), persistent=False)
-        self.log_scale = nn.Parameter(torch.zeros(num_channels, 1))
+        self.log_scale = nn.Parameter(torch.full((num_channels, 1), 1.0))
 
     def forward(self, maps: Tensor) -> Tensor:
         """(N, C, S, S) to (N, C, 2)."""
-        weights = (maps.flatten(2) * self.log_scale.exp()).softmax(dim=-1)
+        flat = maps.flatten(2)
+        standardised = (flat - flat.mean(dim=-1, keepdim=True)) / (flat.std(dim=-1, keepdim=True) + 1e-5)
+        weights = (standardised * self.log_scale.exp()).softmax(dim=-1)
         return weights @ self.grid
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -67,7 +67,7 @@ class PpoSpec(Section):
     )
     ratio_tolerance: PositiveFloat = Field(
         1e-5,
-        description="Largest |ratio - 1| allowed in the first minibatch (fp32 with `rescored`); beyond it the run stops.",
+        description="Largest |ratio - 1| of the first minibatch (fp32 with `rescored`); beyond it the run stops.",
     )
     adam_eps: PositiveFloat = Field(1e-5, description="AdamW epsilon.")
 
@@ -124,6 +124,6 @@ class RunSpec(Section):
     keep: KeepSpec = KeepSpec()
     tensorboard: bool = Field(True, description="Write TensorBoard event files.")
     episodes: bool = Field(True, description="Write per-episode rows and arrays of each rollout.")
-    batches: Annotated[
-        list[int], Field(description="Iterations whose training batch is stored, for `reproduce --stage update`.")
-    ] = [0]
+    batches: list[NonNegativeInt] = Field(
+        [0], description="Iterations whose training batch is stored, for `reproduce --stage update`."
+    )

@@ -25,7 +25,7 @@ class SuiteSpec(PartSpec):
     )
     renderer: Literal["auto", "osmesa", "egl"] = Field(
         "auto",
-        description="GL backend, chosen before the simulator is imported. `auto` takes OSMesa where it is installed, else EGL.",
+        description="GL backend, chosen before the simulator is imported. `auto`: OSMesa if installed, else EGL.",
     )
 
     def known_tasks(self) -> tuple[str, ...] | None:

@@ -93,7 +93,8 @@ def _lane_is_free(row: TaskRow, names: tuple[str, ...], places: np.ndarray) -> n
         if isinstance(goal, InZone):
             own = places[:, names.index(goal.cube)]
             for k, name in enumerate(names):
-                width = 2.5 * CUBE_HALF if name in row.scene.cubes else 3.5 * CUBE_HALF
+                # A cube in the way is pushed along; the plate stands fast.
+                width = 2.5 * CUBE_HALF if name in row.scene.cubes else 4.3 * CUBE_HALF
                 in_lane = (np.abs(places[:, k, 0] - own[:, 0]) < width) & (places[:, k, 1] > own[:, 1])
                 free &= ~in_lane
     return free

@@ -129,7 +129,7 @@ class TabletopSimulation:
         if data.time < (self._steps - 0.5) / CONTROL_HZ:  # MuJoCo starts over by itself when it diverges
             raise RunError(
                 f"the physics of {self.task.name} diverged at step {self._steps}",
-                code="X510",
+                code="X530",
                 hint="the episode's spec and actions repeat it",
             )
         success = self._succeeded()

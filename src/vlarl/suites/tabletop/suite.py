@@ -92,7 +92,7 @@ def _select(rows: tuple[TaskRow, ...], names: list[str] | None) -> tuple[TaskRow
             close = difflib.get_close_matches(name, known, n=1)
             raise RecipeError(
                 f"no task is called `{name}`",
-                code="R210",
+                code="R206",
                 place="suite.tasks",
                 hint=f"did you mean `{close[0]}`?" if close else "tasks: " + ", ".join(known),
             )

@@ -1,0 +1,154 @@
+"""manifest.json: where a run's numbers come from. Written before the first step, completed at the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import vlarl
+from vlarl import seeding
+from vlarl.digest import bytes_digest
+from vlarl.errors import AssetError
+from vlarl.run import machine
+from vlarl.run.files import disk_errors, write_bytes, write_json
+from vlarl.run.folder import RunFolder
+
+SCHEMA_VERSION = 1
+DIFF, PACKAGES = "git.diff", "packages.json"  # under env/
+Status = Literal["running", "done", "failed", "stopped", "interrupted"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intent:
+    """What the program knows about a run and the machine cannot tell."""
+
+    command: tuple[str, ...]  # as typed
+    recipe_sources: Mapping[str, bytes]  # path -> bytes, the recipe first, then what it extends
+    overrides: tuple[str, ...]  # --set, verbatim
+    recipe_digest: str
+    plan_digest: str | None = None
+    seed: int
+    determinism: str  # as requested: off, seeded, strict
+    tier: str  # achievable here: T0 .. T5
+    tier_reason: str
+    renderer: Mapping[str, Any] | None = None  # backend, GL renderer and version strings
+    assets: tuple[Mapping[str, Any], ...] = ()
+    parent: str | None = None  # id of the run this one goes on from or repeats
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def begin(run: RunFolder, intent: Intent) -> dict[str, Any]:
+    """Gather everything, write manifest.json with status ``running`` and env/, and return the manifest."""
+    absent: machine.Absent = {}
+    package = Path(vlarl.__file__).parent
+    code, diff = machine.code(package, absent)
+    build = machine.torch_build(absent)
+    versions = machine.packages()
+    if intent.renderer is None:
+        absent["machine.renderer"] = "nothing was rendered when this was written"
+    manifest: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "run": run.id,
+        "parent": intent.parent,
+        "status": "running",
+        "exit_code": None,
+        "started": _now(),
+        "ended": None,
+        "command": list(intent.command),
+        "vlarl_version": vlarl.__version__,
+        "recipe": {
+            "sources": {path: bytes_digest(data) for path, data in intent.recipe_sources.items()},
+            "overrides": list(intent.overrides),
+            "digest": intent.recipe_digest,
+            "plan_digest": intent.plan_digest,
+        },
+        "code": code,
+        "packages": {
+            "lock": machine.lock_file(package, build, absent),
+            "torch_build": build,
+            "versions": versions,
+        },
+        "machine": {**machine.machine(absent), "renderer": dict(intent.renderer) if intent.renderer else None},
+        "environment": machine.environment_variables(),
+        "seeds": {
+            "root": intent.seed,
+            "scheme": seeding.SCHEME,
+            "samples": {f"{purpose}/0": seeding.seed(intent.seed, purpose, 0) for purpose in ("action", "update")},
+        },
+        "determinism": {"requested": intent.determinism, "tier": intent.tier, "reason": intent.tier_reason},
+        "assets": [dict(asset) for asset in intent.assets],
+        **intent.extra,
+        "outcome": None,
+        "absent": absent,
+    }
+    with disk_errors(run.path):
+        run.environment.mkdir(exist_ok=True)
+        if diff:
+            write_bytes(run.environment / DIFF, diff)
+        write_json(run.environment / PACKAGES, versions)
+    return _write(run, manifest)
+
+
+def finish(run: RunFolder, status: Status, exit_code: int, outcome: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Complete the manifest: how the run ended and what it gave (last link of the chain, evaluations)."""
+    manifest = read(run)
+    ending = {"status": status, "exit_code": exit_code, "ended": _now(), "outcome": dict(outcome) if outcome else None}
+    return _write(run, {**manifest, **ending})
+
+
+def reopen(run: RunFolder, command: tuple[str, ...], iteration: int) -> dict[str, Any]:
+    """Note that a stopped run goes on from ``iteration``; what it said before stays, under ``resumed``."""
+    manifest = read(run)
+    stretch = {name: manifest[name] for name in ("status", "exit_code", "ended")}
+    resumed = [
+        *manifest.get("resumed", ()),
+        {"at": _now(), "iteration": iteration, "command": list(command), **stretch},
+    ]
+    running = {"status": "running", "exit_code": None, "ended": None, "outcome": None}
+    return _write(run, {**manifest, **running, "resumed": resumed})
+
+
+def read(run: RunFolder) -> dict[str, Any]:
+    """The manifest as written; AssetError (R330) when it is missing or damaged, R331 from another version."""
+    try:
+        manifest = json.loads(run.manifest.read_text())
+        version = manifest["schema_version"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise AssetError(
+            f"{run.manifest} cannot be read: {error}",
+            code="R330",
+            place=str(run.manifest),
+            hint="restore it from a copy; checkpoints can still be used by naming their folder",
+        ) from error
+    if version != SCHEMA_VERSION:
+        raise AssetError(
+            f"{run.manifest} has schema version {version}, this vlarl reads {SCHEMA_VERSION}",
+            code="R331",
+            place=str(run.manifest),
+            hint="use a version of vlarl that wrote it",
+        )
+    return dict(manifest)
+
+
+def _write(run: RunFolder, manifest: dict[str, Any]) -> dict[str, Any]:
+    # Redacted as text, so that no field, whoever filled it, carries a secret out of the environment.
+    manifest = _redacted(manifest)
+    with disk_errors(run.manifest):
+        write_json(run.manifest, manifest)
+    return manifest
+
+
+def _redacted(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {_redacted(key): _redacted(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redacted(item) for item in value]
+    return machine.redact(value) if isinstance(value, str) else value
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,205 @@
+"""The manifest: says where numbers come from, and never a secret."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import vlarl
+from vlarl import seeding
+from vlarl.digest import bytes_digest
+from vlarl.errors import AssetError
+from vlarl.run import machine, manifest
+from vlarl.run.folder import RunFolder, create
+
+SECRET = "hunter2-correct-horse"
+INTENT = manifest.Intent(
+    command=("vlarl", "train", "smoke.yaml", "--set", "seed=3"),
+    recipe_sources={"smoke.yaml": b"name: smoke\n"},
+    overrides=("seed=3",),
+    recipe_digest="ab" * 32,
+    seed=3,
+    determinism="strict",
+    tier="T4",
+    tier_reason="CPU, software renderer",
+)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return create(tmp_path / "runs", "smoke", "ab" * 32)
+
+
+def git(folder: Path, *arguments: str) -> None:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "init.defaultBranch=main"]
+    subprocess.run(["git", *identity, "-C", str(folder), *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A package in a git repository with one commit; its remote carries a password."""
+    package = tmp_path / "repo" / "src" / "thing"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("x = 1\n")
+    git(tmp_path / "repo", "init")
+    git(tmp_path / "repo", "add", ".")
+    git(tmp_path / "repo", "commit", "-m", "first")
+    git(tmp_path / "repo", "remote", "add", "origin", f"https://me:{SECRET}@example.org/a/b.git?token={SECRET}")
+    return package
+
+
+def test_first_running_then_as_it_ended(run: RunFolder) -> None:
+    first = manifest.begin(run, INTENT)
+    assert manifest.read(run) == first
+    assert (first["schema_version"], first["run"], first["status"]) == (1, run.id, "running")
+    assert first["vlarl_version"] == vlarl.__version__
+    assert first["recipe"]["sources"] == {"smoke.yaml": bytes_digest(b"name: smoke\n")}
+    assert first["seeds"]["scheme"] == seeding.SCHEME
+    assert first["determinism"] == {"requested": "strict", "tier": "T4", "reason": "CPU, software renderer"}
+    last = manifest.finish(run, "done", 0, {"chain": "00"})
+    changed = {name for name in last if last[name] != first[name]}
+    assert changed == {"status", "exit_code", "ended", "outcome"}
+    assert (last["status"], last["exit_code"], last["outcome"]) == ("done", 0, {"chain": "00"})
+
+
+def test_a_resumed_run_remembers_how_it_stopped(run: RunFolder) -> None:
+    manifest.begin(run, INTENT)
+    manifest.finish(run, "stopped", 75)
+    again = manifest.reopen(run, ("vlarl", "resume", "last"), iteration=40)
+    assert (again["status"], again["ended"]) == ("running", None)
+    assert [(stretch["status"], stretch["exit_code"], stretch["iteration"]) for stretch in again["resumed"]] == [
+        ("stopped", 75, 40)
+    ]
+    assert len(manifest.reopen(run, ("vlarl", "resume", "last"), iteration=41)["resumed"]) == 2
+
+
+def test_machine_and_packages_are_recorded_or_said_to_be_absent(run: RunFolder) -> None:
+    written = manifest.begin(run, INTENT)
+    assert written["packages"]["versions"]["numpy"] == metadata.version("numpy")
+    assert json.loads((run.environment / "packages.json").read_text()) == written["packages"]["versions"]
+    assert written["machine"]["cores"] >= written["machine"]["usable_cores"] >= 1
+    assert written["machine"]["renderer"] is None
+    assert "machine.renderer" in written["absent"]
+    for path, reason in written["absent"].items():
+        section, _, name = path.partition(".")
+        assert written[section][name] is None, f"{path} is both there and absent"
+        assert reason
+
+
+def test_torch_build_is_read_without_importing_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Installed:
+        def locate_file(self, name: str) -> Path:
+            return tmp_path / name
+
+    (tmp_path / "torch").mkdir()
+    monkeypatch.setattr(machine.metadata, "distribution", lambda name: Installed())
+    for text, build in (("cuda: Optional[str] = None\n", "cpu"), ("cuda: Optional[str] = '12.8'\n", "cuda 12.8")):
+        (tmp_path / "torch" / "version.py").write_text("hip: Optional[str] = None\n" + text)
+        assert machine.torch_build({}) == build
+
+
+def test_lock_of_this_python_and_build(tmp_path: Path) -> None:
+    package = tmp_path / "src" / "vlarl"
+    package.mkdir(parents=True)
+    (tmp_path / "locks").mkdir()
+    name = f"cuda-py{sys.version_info.major}{sys.version_info.minor}.txt"
+    (tmp_path / "locks" / name).write_text("numpy==2\n")
+    absent: machine.Absent = {}
+    assert machine.lock_file(package, "cuda 12.8", absent) == {"name": name, "sha256": bytes_digest(b"numpy==2\n")}
+    assert not absent
+    assert machine.lock_file(package, "cpu", absent) is None
+    assert "packages.lock" in absent
+
+
+def test_clean_checkout(checkout: Path) -> None:
+    absent: machine.Absent = {}
+    record, diff = machine.code(checkout, absent)
+    assert len(record["commit"]) == 40
+    assert (record["dirty"], record["diff_sha256"], record["untracked"], diff) == (False, None, {}, b"")
+    assert record["remote"] == "https://example.org/a/b.git"
+
+
+def test_dirty_checkout_keeps_its_diff_and_names_untracked_files(checkout: Path) -> None:
+    (checkout / "__init__.py").write_text("x = 2\n")
+    (checkout / "new.py").write_text("y = 1\n")
+    record, diff = machine.code(checkout, {})
+    assert record["dirty"]
+    assert b"+x = 2" in diff
+    assert record["diff_sha256"] == bytes_digest(diff)
+    assert record["untracked"] == {"src/thing/new.py": bytes_digest(b"y = 1\n")}
+
+
+def test_package_that_is_no_checkout(tmp_path: Path, checkout: Path) -> None:
+    installed = checkout.parents[1] / ".venv" / "thing"  # inside a repository, but not part of it
+    installed.mkdir(parents=True)
+    (installed / "__init__.py").touch()
+    absent: machine.Absent = {}
+    record, diff = machine.code(installed, absent)
+    assert (record["commit"], diff) == (None, b"")
+    assert "not a git checkout" in absent["code.commit"]
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://me:pw@example.org:8080/a.git", "https://example.org:8080/a.git"),
+        ("https://token@example.org/a.git#x", "https://example.org/a.git"),
+        ("git@example.org:a/b.git", "example.org:a/b.git"),
+        ("ssh://git@example.org/a", "ssh://example.org/a"),
+        ("/srv/git/a", "/srv/git/a"),
+    ],
+)
+def test_remotes_lose_their_credentials(url: str, shown: str) -> None:
+    assert machine.redact_url(url) == shown
+
+
+def test_planted_secrets_appear_nowhere(run: RunFolder, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    monkeypatch.setenv("SOMETHING_ELSE", "not-on-the-list")
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
+    monkeypatch.setattr(vlarl, "__file__", str(checkout / "__init__.py"))
+    (checkout / "__init__.py").write_text(f"token = '{SECRET}'\n")
+    git(checkout.parents[1], "remote", "set-url", "origin", f"https://me:{SECRET}@example.org/{SECRET}.git")
+    command = ("vlarl", "train", "r.yaml", "--set", f"policy.checkpoint=hf://{SECRET}")
+    intent = manifest.Intent(**{**INTENT.__dict__, "command": command, "extra": {"note": [SECRET]}})
+    written = manifest.begin(run, intent)
+    manifest.finish(run, "failed", 1, {"error": f"401 for {SECRET}"})
+    everything = b"".join(path.read_bytes() for path in run.path.rglob("*") if path.is_file())
+    assert SECRET.encode() not in everything
+    assert b"not-on-the-list" not in everything
+    assert written["environment"]["MUJOCO_GL"] == "osmesa"
+    diff = (run.environment / "git.diff").read_bytes()
+    assert b"[redacted]" in diff
+    assert written["code"]["diff_sha256"] == bytes_digest(diff)
+
+
+def test_innocent_variables_blank_nothing_out() -> None:
+    environment = {"GIT_AUTHOR_NAME": "somebody", "TOKENIZERS_PARALLELISM": "disabled", "MY_TOKEN": "short"}
+    text = "somebody disabled a short thing"
+    assert machine.redact(text, environment) == text
+    assert machine.redact("key=0123456789;", {"WANDB_API_KEY": "0123456789"}) == "key=[redacted];"
+
+
+def test_crash_at_the_end_keeps_the_first_manifest(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = manifest.begin(run, INTENT)
+
+    def crash(source: object, target: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        manifest.finish(run, "done", 0)
+    assert manifest.read(run) == first
+
+
+@pytest.mark.parametrize(("text", "code"), [("{", "R330"), ("[]", "R330"), ('{"schema_version": 9}', "R331")])
+def test_manifest_that_cannot_be_read(run: RunFolder, text: str, code: str) -> None:
+    run.manifest.write_text(text)
+    with pytest.raises(AssetError) as caught:
+        manifest.read(run)
+    assert caught.value.code == code
