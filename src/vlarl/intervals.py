@@ -22,7 +22,9 @@ def wilson(successes: int, trials: int) -> Interval:
     rate, z2 = successes / trials, _Z95**2
     centre = (rate + z2 / (2 * trials)) / (1 + z2 / trials)
     half = _Z95 * math.sqrt(rate * (1 - rate) / trials + z2 / (4 * trials**2)) / (1 + z2 / trials)
-    return Interval(max(0.0, centre - half), min(1.0, centre + half))
+    # At the ends the bound is exact, and rounding must not put it beside the rate.
+    low = 0.0 if successes == 0 else centre - half
+    return Interval(low, 1.0 if successes == trials else centre + half)
 
 
 @dataclass(frozen=True)

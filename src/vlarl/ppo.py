@@ -68,6 +68,18 @@ def explained_variance(values: np.ndarray, returns: np.ndarray) -> float:
     return 1.0 - float((returns - values).var()) / variance if variance > 0 else 0.0
 
 
+def _check_numbers(batch: Batch) -> None:
+    """Before the first step: a bad row of a later minibatch would otherwise be found when earlier ones have moved."""
+    for name in ("old_log_probs", "old_values", "advantages", "returns"):
+        bad = np.flatnonzero(~np.isfinite(getattr(batch, name)))
+        if len(bad):
+            raise RunError(
+                f"`{name}` of the rollout holds {len(bad)} values that are not numbers, the first at step {bad[0]}",
+                code="X510",
+                hint="lower ppo.lr or ppo.max_grad_norm; `vlarl report` shows when gradients began to grow",
+            )
+
+
 class Ppo:
     """The update: optimizers of policy and critic, and what one iteration does with them."""
 
@@ -90,6 +102,7 @@ class Ppo:
         trains_policy = iteration >= self._critic_warmup
         if self.spec.old_log_probs == "rescored" and trains_policy:
             batch = self._rescored(batch)
+        _check_numbers(batch)
         self._set_learning_rates(iteration)
         sums: dict[str, list[float]] = defaultdict(list)
         epochs_done = 0

@@ -67,7 +67,12 @@ class Comparison:
 
 
 def protocol_block(
-    tasks: Sequence[Task], specs: Sequence[EpisodeSpec], *, suite: str, conventions: Mapping[str, Any], renderer: str | None
+    tasks: Sequence[Task],
+    specs: Sequence[EpisodeSpec],
+    *,
+    suite: str,
+    conventions: Mapping[str, Any],
+    renderer: str | None,
 ) -> dict[str, Any]:
     """What two evaluations must share to be comparable: suite, tasks, init states, conventions, renderer.
 
@@ -85,7 +90,8 @@ def protocol_block(
         else {tasks[task].name: ranges_text(inits[task]) for task in used},
         "episode_seeds": sorted({spec.seed for spec in specs}),  # fixtures and the arm's start
         "tasks": [
-            {"name": tasks[task].name, "instruction": tasks[task].instruction, "horizon": tasks[task].horizon} for task in used
+            {"name": tasks[task].name, "instruction": tasks[task].instruction, "horizon": tasks[task].horizon}
+            for task in used
         ],
         **conventions,
         "renderer": renderer,
@@ -122,7 +128,7 @@ def document(
         **asdict(evaluated),
         "overall": _counts(rows),
         "tasks": [{"task": name, **_counts([row for row in rows if row["task"] == name])} for name in names],
-        "caveat": CAVEAT,
+        "caveat": CAVEAT if evaluated.policy == "checkpoint" else None,  # the baselines have no training seed
         "protocol": dict(protocol),
         "protocol_digest": json_digest(protocol),
         "suite_spec": dict(suite_spec) if suite_spec is not None else None,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlarl.intervals import PairedComparison
-from vlarl.results import CAVEAT, Comparison, Document
+from vlarl.results import Comparison, Document
 
 
 def table(document: Document) -> str:
@@ -15,7 +15,7 @@ def table(document: Document) -> str:
     total = (f"all {len(rows)} tasks", *count_cells(document["overall"]))
     header = ("task", "success", "", "95% interval", "errors")
     lines = _aligned([header, *rows, total])
-    return "\n".join([headline(document), *lines, CAVEAT])
+    return "\n".join([headline(document), *lines, *([document["caveat"]] if document["caveat"] else [])])
 
 
 def headline(document: Document) -> str:
@@ -75,11 +75,12 @@ def sentence(comparison: Comparison) -> str:
         verdict = "no significant difference"
     return (
         f"{100 * pair.difference:+.1f} points [{100 * pair.low:+.1f}, {100 * pair.high:+.1f}] over {pair.pairs} paired "
-        f"episodes: {pair.gained} gained, {pair.lost} lost, exact McNemar p {_p_phrase(pair.p_value)} ({verdict})"
+        f"episodes: {pair.gained} gained, {pair.lost} lost, exact McNemar p {p_phrase(pair.p_value)} ({verdict})"
     )
 
 
-def _p_phrase(p_value: float) -> str:
+def p_phrase(p_value: float) -> str:
+    """``= 0.012`` or ``< 0.001``."""
     return f"= {p_value:.3f}" if p_value >= 0.001 else "< 0.001"
 
 
@@ -87,6 +88,8 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns of text: the first to the left, the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
-        "  ".join(cell.ljust(w) if at == 0 else cell.rjust(w) for at, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(
+            cell.ljust(w) if at == 0 else cell.rjust(w) for at, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
         for row in rows
     ]

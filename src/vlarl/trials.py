@@ -67,9 +67,7 @@ def run_scripted(
     return to_result(trials, suite_spec, suite, Evaluated(policy=baseline, seed=seed))
 
 
-def to_result(
-    trials: Sequence[Trial], suite_spec: SuiteSpec, suite: Suite, evaluated: Evaluated
-) -> EvaluationResult:
+def to_result(trials: Sequence[Trial], suite_spec: SuiteSpec, suite: Suite, evaluated: Evaluated) -> EvaluationResult:
     """The document of ``trials``, wherever they come from: a part of them may have been read from disk."""
     conventions = suite.conventions
     protocol = protocol_block(

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from vlarl.types import Observation
@@ -39,6 +38,11 @@ class Policy(Protocol):
     num_bins: int  # V
     feature_size: int  # D
     action_convention: str
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """JSON that a checkpoint must share with this policy to be loaded into it."""
+        ...
 
     def prepare(self, observation: Observation) -> Any:
         """Model inputs for N observations; no gradient, no randomness."""
@@ -73,6 +77,9 @@ class Critic(Protocol):
     adapter: AdapterName  # whose features it reads
     caches_features: bool  # features are constants and travel with the rollout
 
+    @property
+    def identity(self) -> dict[str, Any]: ...
+
     def value(self, feature: Tensor) -> Tensor:
         """(N,) float32 for (N, D)."""
         ...
@@ -83,7 +90,3 @@ class Critic(Protocol):
 
     def load_state_dict(self, state: dict[str, Tensor]) -> Any: ...
 
-
-def no_grad_device(module: nn.Module) -> torch.device:
-    """Device of a module's first parameter."""
-    return next(module.parameters()).device

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -53,7 +54,7 @@ def run_baseline(
     bounds = [len(ordered) * part // num_chunks for part in range(num_chunks + 1)]
     jobs = [
         BaselineJob(suite=suite, baseline=baseline, specs=tuple(ordered[low:high]), seed=seed)
-        for low, high in zip(bounds, bounds[1:], strict=False)
+        for low, high in pairwise(bounds)
     ]
     trials: dict[EpisodeSpec, Trial] = {}
     with ProcessPoolExecutor(min(num_workers, num_chunks), multiprocessing.get_context("spawn")) as executor:

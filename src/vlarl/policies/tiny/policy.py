@@ -20,6 +20,7 @@ from vlarl.recipe.specs.policies import TinySpec
 from vlarl.seeding import seed_torch
 from vlarl.types import Observation
 
+_INIT_STD = 0.06  # larger than a big model's 0.02: at this width that starts too close to linear
 _TEXT_BUCKET = 4  # prompts are padded to a multiple of this, so that few shapes occur
 
 
@@ -53,6 +54,7 @@ class TinyPolicy(nn.Module):
             width=spec.hidden_size,
         )
         self.language_model = LlamaForCausalLM(_language_config(spec))
+        _make_ordinal(self.language_model)
         self._decoder = ActionDecoder(
             self.language_model, num_action_tokens=NUM_ACTION_TOKENS, num_bins=NUM_BINS, first_row=VOCABULARY_SIZE
         )
@@ -111,7 +113,7 @@ class TinyPolicy(nn.Module):
                 raise RecipeError(
                     f"the prompt of «{instruction}» has {len(ids)} tokens, more than policy.max_prompt_length "
                     f"({self.spec.max_prompt_length})",
-                    code="R210",
+                    code="R216",
                     hint=f"--set policy.max_prompt_length={len(ids)}",
                 )
             self._encoded[instruction] = ids
@@ -119,13 +121,37 @@ class TinyPolicy(nn.Module):
 
     def _prompt(self, inputs: TinyInputs) -> Prompt:
         pixels = inputs.images.permute(0, 3, 1, 2).float().mul_(2.0 / 255.0).sub_(1.0)
-        visual = self.vision(pixels)
         text = self.language_model.model.embed_tokens(inputs.text)
+        visual = self.vision(pixels, _mean_over(text, inputs.text_valid))
         # OpenVLA's order: BOS, image, text.
         embeddings = torch.cat([text[:, :1], visual, text[:, 1:]], dim=1)
         seen = torch.ones(visual.shape[:2], dtype=torch.bool)
         valid = torch.cat([inputs.text_valid[:, :1], seen, inputs.text_valid[:, 1:]], dim=1)
         return Prompt(embeddings=embeddings, valid=valid)
+
+
+def _make_ordinal(model: LlamaForCausalLM) -> None:
+    """Start the action rows of embedding and head as smooth functions of the bin.
+
+    Neighbouring bins then share what they learn; from independent rows, 256 bins an axis need several times
+    the demonstrations.
+    """
+    width = model.config.hidden_size
+    centre = torch.linspace(1.0, -1.0, NUM_BINS)[:, None]
+    frequency = torch.arange(1, width // 2 + 1)[None]
+    waves = torch.cat([torch.cos(torch.pi / 2 * centre * frequency), torch.sin(torch.pi / 2 * centre * frequency)], dim=1)
+    waves = waves / (1.0 + 0.15 * frequency.repeat(1, 2))
+    waves = waves - waves.mean(dim=0)
+    rows = slice(VOCABULARY_SIZE, VOCABULARY_SIZE + NUM_BINS)
+    with torch.no_grad():
+        for weight in (model.lm_head.weight, model.model.embed_tokens.weight):
+            weight[rows] = waves * (_INIT_STD / waves.std())
+
+
+def _mean_over(text: Tensor, valid: Tensor) -> Tensor:
+    """(N, D) mean of the valid rows of (N, L, D), scaled to unit variance at the initial weights."""
+    weights = valid.to(text.dtype)[..., None]
+    return (text * weights).sum(dim=1) / weights.sum(dim=1).sqrt()
 
 
 def _language_config(spec: TinySpec) -> LlamaConfig:
@@ -140,4 +166,5 @@ def _language_config(spec: TinySpec) -> LlamaConfig:
         rms_norm_eps=1e-6,
         tie_word_embeddings=False,
         attn_implementation="sdpa",
+        initializer_range=_INIT_STD,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class SpatialSoftmax(nn.Module):
@@ -22,39 +23,40 @@ class SpatialSoftmax(nn.Module):
         super().__init__()
         axis = torch.linspace(-1.0, 1.0, side)
         grid = torch.stack([axis[None, :].expand(side, side), axis[:, None].expand(side, side)], dim=-1)
-        self.register_buffer("grid", grid.reshape(side * side, 2), persistent=False)
-        self.log_scale = nn.Parameter(torch.full((num_channels, 1), 1.0))
+        self.register_buffer("grid", grid.reshape(side * side, 2).clone(), persistent=False)
+        self.log_scale = nn.Parameter(torch.ones(num_channels, 1))
 
     def forward(self, maps: Tensor) -> Tensor:
         """(N, C, S, S) to (N, C, 2)."""
         flat = maps.flatten(2)
-        standardised = (flat - flat.mean(dim=-1, keepdim=True)) / (flat.std(dim=-1, keepdim=True) + 1e-5)
+        standardised = functional.layer_norm(flat, flat.shape[-1:])
         weights = (standardised * self.log_scale.exp()).softmax(dim=-1)
         return weights @ self.grid
 
 
 class KeypointEncoder(nn.Module):
-    """(N, 3, H, W) in [-1, 1] to (N, num_tokens, width)."""
+    """Image (N, 3, H, W) in [-1, 1] and instruction (N, D) to visual tokens (N, num_tokens, D).
+
+    The instruction conditions the tokens, so that the comparison «where is the thing I am told to take,
+    seen from the gripper» is one perceptron away and not several attention layers.
+    """
 
     def __init__(self, *, image_size: int, num_keypoints: int, num_tokens: int, width: int) -> None:
         super().__init__()
         self._num_tokens = num_tokens
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, 16, 5, stride=2, padding=2),
-            nn.ReLU(),
-            nn.Conv2d(16, 32, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(32, 32, 3, padding=1),
-            nn.ReLU(),
+        self.maps = nn.Sequential(
+            nn.Conv2d(3, 16, 5, stride=2, padding=2), nn.ReLU(), nn.Conv2d(16, num_keypoints, 3, padding=1)
         )
-        self.maps = nn.Conv2d(32, num_keypoints, 1)
-        self.keypoints = SpatialSoftmax(num_keypoints, image_size // 4)
+        self.keypoints = SpatialSoftmax(num_keypoints, image_size // 2)
         self.project = nn.Sequential(
-            nn.Linear(2 * num_keypoints + 32, 2 * width), nn.GELU(), nn.Linear(2 * width, num_tokens * width)
+            nn.Linear(2 * num_keypoints + width, 2 * width),
+            nn.GELU(),
+            nn.Linear(2 * width, 2 * width),
+            nn.GELU(),
+            nn.Linear(2 * width, num_tokens * width),
         )
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        maps = self.stem(pixels)
-        points = self.keypoints(self.maps(maps)).flatten(1)
-        summary = torch.cat([points, maps.amax(dim=(2, 3))], dim=1)
-        return self.project(summary).view(len(pixels), self._num_tokens, -1)
+    def forward(self, pixels: Tensor, instruction: Tensor) -> Tensor:
+        points = self.keypoints(self.maps(pixels)).flatten(1)
+        tokens = self.project(torch.cat([points, instruction], dim=1))
+        return tokens.view(len(pixels), self._num_tokens, -1)

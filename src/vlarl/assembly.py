@@ -1,0 +1,111 @@
+"""From a recipe to the objects of a run: the only place where sections become parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlarl.errors import RecipeError
+from vlarl.ppo import Ppo
+from vlarl.recipe.schema import Recipe
+from vlarl.registry import build
+from vlarl.rewards.combine import Rewards
+from vlarl.run import checkpoint
+from vlarl.seeding import apply_determinism
+
+if TYPE_CHECKING:
+    from vlarl.curriculum import Curriculum
+    from vlarl.policies.protocol import Critic, Policy
+    from vlarl.suites.protocol import Suite
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Everything that learns or is learned from."""
+
+    suite: Suite
+    policy: Policy
+    critic: Critic
+    rewards: Rewards
+    curriculum: Curriculum
+    ppo: Ppo
+
+    @property
+    def instructions(self) -> tuple[str, ...]:
+        return tuple(task.instruction for task in self.suite.tasks())
+
+    def weights(self) -> dict[str, dict[str, Any]]:
+        """Named tensors of policy and critic."""
+        return {"policy": dict(self.policy.state_dict()), "critic": dict(self.critic.state_dict())}
+
+
+def build_suite(recipe: Recipe) -> Suite:
+    suite: Suite = build(recipe.suite)
+    return suite
+
+
+def build_policy(recipe: Recipe, suite: Suite) -> Policy:
+    """The policy with its initial weights; RecipeError when it and the suite mean different things by an action."""
+    policy: Policy = build(recipe.policy, image_size=suite.conventions.image_size, seed=recipe.seed)
+    if policy.action_convention != suite.conventions.action:
+        raise RecipeError(
+            f"policy and suite disagree about actions: the policy gives «{policy.action_convention}», "
+            f"`{suite.name}` takes «{suite.conventions.action}»",
+            code="R217",
+            hint="choose another policy or suite",
+        )
+    return policy
+
+
+def build_parts(recipe: Recipe) -> Parts:
+    """Sets torch up as the recipe asks and builds every part, with initial weights."""
+    apply_determinism(recipe.determinism, recipe.train.torch_threads)
+    suite = build_suite(recipe)
+    policy = build_policy(recipe, suite)
+    critic: Critic = build(recipe.critic, feature_size=policy.feature_size, seed=recipe.seed)
+    num_inits = [suite.num_inits(task.index, "train") for task in suite.tasks()]
+    return Parts(
+        suite=suite,
+        policy=policy,
+        critic=critic,
+        rewards=Rewards([build(spec) for spec in recipe.rewards]),
+        curriculum=build(recipe.curriculum, num_inits=num_inits, seed=recipe.seed),
+        ppo=Ppo(
+            recipe.ppo,
+            policy,
+            critic,
+            critic_warmup=recipe.train.critic_warmup,
+            iterations=recipe.train.iterations,
+            seed=recipe.seed,
+        ),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedPolicy:
+    """A policy with the weights of a checkpoint."""
+
+    policy: Policy
+    recipe: Recipe
+    suite: Suite
+    iteration: int
+    digest: str  # of the policy's weights
+
+
+def load_policy(source: Path) -> LoadedPolicy:
+    """The policy of a run's newest whole checkpoint, or of the checkpoint at ``source``.
+
+    Raises AssetError when there is none, when it is damaged or when it does not say what it holds.
+    """
+    from vlarl.digest import named_arrays_digest
+
+    found = checkpoint.load(source)
+    recipe = Recipe.model_validate_json(str(found.state["recipe"]))
+    apply_determinism(recipe.determinism, recipe.train.torch_threads)
+    suite = build_suite(recipe)
+    policy = build_policy(recipe, suite)
+    checkpoint.load(found.path, policy=policy.identity)
+    policy.load_state_dict(found.tensors("policy"))
+    digest = named_arrays_digest((name, tensor.cpu().numpy()) for name, tensor in policy.state_dict().items())
+    return LoadedPolicy(policy=policy, recipe=recipe, suite=suite, iteration=found.iteration, digest=digest)

@@ -1,0 +1,307 @@
+"""Commands that run something. Each body is a few lines that call a program and show what it returns."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vlarl.cli_command import CHECK, RUNS, Overrides, RecipeArgument, command
+from vlarl.console import Console
+from vlarl.errors import Exit
+
+if TYPE_CHECKING:
+    from vlarl.recipe.load import LoadedRecipe
+    from vlarl.train import TrainingResult, Watcher
+
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, its name, or `last`.")]
+RunsOption = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Where run folders are.")]
+EpisodesOption = Annotated[int | None, typer.Option("--episodes", metavar="N", help="Episodes a task.", min=1)]
+_RUNS = Path("runs")
+_CLONE_NEWS = 100  # updates between two signs of life of the warm start
+
+
+class PolicyChoice(StrEnum):
+    checkpoint = "checkpoint"
+    expert = "expert"
+    random = "random"
+
+
+class DecodingChoice(StrEnum):
+    greedy = "greedy"
+    sampled = "sampled"
+
+
+@command("train", RUNS)
+def train(
+    console: Console,
+    recipe: RecipeArgument,
+    overrides: Overrides = [],  # noqa: B006
+    runs: Annotated[Path | None, typer.Option("--runs", metavar="DIR", help="Instead of the recipe's `run.folder`.")] = None,
+    or_resume: Annotated[
+        bool, typer.Option("--or-resume", help="Go on with the newest unfinished run of the same recipe, if any.")
+    ] = False,
+) -> None:
+    """Run a recipe: warm start, then collect, score and update until done."""
+    from vlarl.train import train as run_training
+
+    loaded = _load(console, recipe, overrides)
+    with _watcher(console, loaded) as watcher:
+        result = run_training(loaded, command=sys.argv, or_resume=or_resume, run_folder=runs, watcher=watcher)
+    _show_training(console, result)
+
+
+@command("resume", RUNS)
+def resume(
+    console: Console,
+    run: RunArgument,
+    overrides: Overrides = [],  # noqa: B006
+    iterations: Annotated[
+        int | None, typer.Option("--iterations", metavar="N", help="New total number of iterations.", min=1)
+    ] = None,
+    runs: RunsOption = _RUNS,
+) -> None:
+    """Go on with a stopped run; the result is that of never stopping."""
+    from vlarl.recipe.load import load_recipe
+    from vlarl.run.folder import open_run
+    from vlarl.train import resume as resume_training
+
+    folder = open_run(run, runs)
+    with _watcher(console, load_recipe(folder.resolved_recipe, overrides)) as watcher:
+        result = resume_training(folder, command=sys.argv, iterations=iterations, overrides=overrides, watcher=watcher)
+    _show_training(console, result)
+
+
+@command("sft", RUNS)
+def sft(
+    console: Console,
+    recipe: RecipeArgument,
+    overrides: Overrides = [],  # noqa: B006
+    runs: Annotated[Path | None, typer.Option("--runs", metavar="DIR", help="Instead of the recipe's `run.folder`.")] = None,
+) -> None:
+    """Behaviour-clone only: a run that stops after its warm start and can be resumed into RL."""
+    from vlarl.train import train as run_training
+
+    loaded = _load(console, recipe, overrides)
+    with _watcher(console, loaded) as watcher:
+        result = run_training(loaded, command=sys.argv, run_folder=runs, until=0, watcher=watcher)
+    _show_training(console, result)
+    console.say(f"go on with reinforcement learning: vlarl resume {result.run.path}")
+
+
+@command("collect", RUNS)
+def collect(
+    console: Console,
+    recipe: RecipeArgument,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="New folder for the HDF5 files, one a task.")],
+    overrides: Overrides = [],  # noqa: B006
+    episodes: Annotated[
+        int | None, typer.Option("--episodes", metavar="N", help="Episodes over all tasks.", min=1)
+    ] = None,
+) -> None:
+    """Record the suite's scripted experts as demonstrations in LIBERO's layout."""
+    from vlarl.collect import collect_demonstrations
+
+    loaded = _load(console, recipe, overrides)
+    done = collect_demonstrations(
+        loaded.recipe, out, num_episodes=episodes, progress=lambda result: console.say(f"recorded {result.path.stem}")
+    )
+    rows = [(name, r.recorded, r.tried, r.num_steps, str(r.path)) for name, r in done.rows]
+    headers = ("task", "recorded", "tried", "steps", "file")
+    console.document(folder=str(done.folder), tasks=[dict(zip(headers, row, strict=True)) for row in rows])
+    console.table(headers, rows)
+
+
+@command("eval", RUNS)
+def evaluate(
+    console: Console,
+    suite: Annotated[str, typer.Option("--suite", metavar="S", help="Suite, for example tabletop_basic.")],
+    checkpoint: Annotated[
+        str | None,
+        typer.Option("--checkpoint", metavar="RUN|DIR", help="Run or checkpoint; the newest fitting run when absent."),
+    ] = None,
+    policy: Annotated[PolicyChoice, typer.Option("--policy", help="What acts.")] = PolicyChoice.checkpoint,
+    tasks: Annotated[
+        str | None, typer.Option("--tasks", metavar="A,B", help="Only these tasks, separated by commas.")
+    ] = None,
+    episodes: EpisodesOption = None,
+    decoding: Annotated[DecodingChoice, typer.Option("--decoding", help="How tokens are chosen.")] = DecodingChoice.greedy,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", metavar="T", help="With `--decoding sampled`.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of sampled and random actions.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where the result goes.")] = None,
+    runs: RunsOption = _RUNS,
+) -> Exit:
+    """Evaluate on held-out init states: k/n and a 95 % interval per task."""
+    from vlarl.evaluate import evaluate as run_evaluation
+    from vlarl.evaluate import outcome_json, outcome_notes, outcome_text
+
+    outcome = run_evaluation(
+        suite,
+        checkpoint=checkpoint,
+        policy=policy.value,
+        tasks=tasks.split(",") if tasks else None,
+        episodes=episodes,
+        decoding=decoding.value,
+        temperature=temperature,
+        seed=seed,
+        out=out,
+        runs=runs,
+        progress=lambda done, total, trial: _tell_tenths(console, "evaluated", done, total),
+    )
+    console.document(**outcome_json(outcome))
+    console.data(outcome_text(outcome))
+    for note in outcome_notes(outcome):
+        console.say(note)
+    return outcome.exit_status
+
+
+@command("replay", RUNS)
+def replay(
+    console: Console,
+    run: RunArgument,
+    episode: Annotated[str, typer.Argument(metavar="TASK:INIT", help="Episode of an evaluation.")],
+    evaluation: Annotated[
+        Path | None, typer.Option("--evaluation", metavar="FILE", help="Its document; the run's newest when absent.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Video to write.")] = None,
+    runs: RunsOption = _RUNS,
+) -> None:
+    """Replay an evaluated episode, check that it ends as recorded, write a video."""
+    from vlarl.replay import replay as run_replay
+    from vlarl.replay import replay_json, replay_text
+
+    done = run_replay(run, episode, evaluation=evaluation, out=out, runs=runs)
+    console.document(**replay_json(done))
+    console.data(replay_text(done))
+
+
+@command("report", RUNS)
+def report(
+    console: Console,
+    run: RunArgument,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="HTML file to write.")] = None,
+    runs: RunsOption = _RUNS,
+) -> None:
+    """Write one HTML file that shows what a run did."""
+    from vlarl.report import report as write_report
+    from vlarl.report import report_json, report_notes, report_text
+
+    written = write_report(run, out=out, runs=runs)
+    console.document(**report_json(written))
+    console.data(report_text(written))
+    for note in report_notes(written):
+        console.say(note)
+
+
+@command("doctor", CHECK)
+def doctor(
+    console: Console,
+    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="Also check what this recipe needs.")] = None,
+    runs: RunsOption = _RUNS,
+) -> Exit:
+    """Check this machine: what was found, why it matters, what to do."""
+    from vlarl.doctor import doctor as examine
+    from vlarl.doctor import doctor_json, doctor_text
+
+    diagnosis = examine(recipe, runs=runs)
+    console.document(**doctor_json(diagnosis))
+    console.data(doctor_text(diagnosis, verbose=console.verbose))
+    return diagnosis.exit_status
+
+
+def _load(console: Console, recipe: str, overrides: list[str]) -> LoadedRecipe:
+    from vlarl.recipe.load import load_recipe
+    from vlarl.recipe.shipped import find_recipe
+
+    loaded = load_recipe(find_recipe(recipe), overrides)
+    if not console.as_json:
+        console.diagnostics(loaded.warnings)
+    return loaded
+
+
+@contextmanager
+def _watcher(console: Console, loaded: LoadedRecipe) -> Iterator[Watcher]:
+    """A watcher that shows progress; the bar appears with the first iteration."""
+    from vlarl.train import Watcher
+    from vlarl.warmstart import Progress
+
+    recipe = loaded.recipe
+    bars: list[Any] = []
+
+    def iteration(event: Mapping[str, Any]) -> None:
+        if not bars:
+            bars.append(console.progress("iteration", recipe.train.iterations, event["iteration"]))
+            bars.append(bars[0].__enter__())
+        bars[1](event["iteration"] + 1, _facts(event))
+        for warning in event["warnings"]:
+            console.say(f"warning: iteration {event['iteration']}: {warning}")
+
+    def cloned(update: int, loss: float) -> None:
+        if (update + 1) % _CLONE_NEWS == 0 and recipe.imitation is not None:
+            console.say(f"imitation {update + 1}/{recipe.imitation.updates}  loss {loss:.3f}")
+
+    watcher = Watcher(
+        say=console.say,
+        iteration=iteration,
+        evaluation=lambda event: console.say(_evaluation_line(event)),
+        warm_start=Progress(
+            recorded=lambda result: console.say(f"recorded {result.path.stem}: {result.recorded} episodes"), cloned=cloned
+        ),
+    )
+    try:
+        yield watcher
+    finally:
+        if bars:
+            bars[0].__exit__(None, None, None)
+
+
+def _facts(event: Mapping[str, Any]) -> dict[str, str]:
+    stats, ledger, counts = event["stats"], event["ledger"], event["success_rate"]
+    steps = event["env_steps"] / (event["iteration"] + 1)
+    return {
+        "success": f"{counts['k']}/{counts['n']}",
+        "kl": f"{stats['approx_kl']:.4f}",
+        "clipped": f"{stats['clip_fraction']:.2f}",
+        "value": f"{stats['explained_variance']:+.2f}",
+        "steps/s": f"{steps / ledger['total_seconds']:.0f}",
+    }
+
+
+def _evaluation_line(event: Mapping[str, Any]) -> str:
+    from vlarl.intervals import PairedComparison
+    from vlarl.results import Comparison
+    from vlarl.results_text import count_cells, sentence
+
+    counted, rate, interval, _ = count_cells(event["overall"])
+    line = f"evaluation after {event['iteration']} iterations: {counted} {rate} {interval}"
+    if "against_baseline" in event:
+        pair = PairedComparison(**event["against_baseline"])
+        line += f"\n  against step 0: {sentence(Comparison(overall=pair, tasks={}))}"
+    return "\n".join([line, *(f"  warning: {warning}" for warning in event["warnings"])])
+
+
+def _tell_tenths(console: Console, what: str, done: int, total: int) -> None:
+    if done * 10 // total != (done - 1) * 10 // total:
+        console.say(f"{what} {done}/{total}")
+
+
+def _show_training(console: Console, result: TrainingResult) -> None:
+    from vlarl.results import compare
+    from vlarl.results_text import comparison_table, sentence, table
+
+    fields: dict[str, Any] = {"run": str(result.run.path), "iterations": result.iterations, "chain": result.chain}
+    fields |= {"first_evaluation": result.first["overall"], "last_evaluation": result.last["overall"]}
+    console.data(table(result.first))
+    if result.last["iteration"] != result.first["iteration"]:
+        comparison = compare(result.first, result.last)
+        fields["comparison"] = vars(comparison.overall)
+        console.data(f"\n{table(result.last)}\n\n{comparison_table(comparison)}\n\n{sentence(comparison)}")
+    console.document(**fields)
+    console.say(f"run {result.run.path}\nchain {result.chain}")

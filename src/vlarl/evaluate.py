@@ -1,0 +1,288 @@
+"""`vlarl eval`: a checkpoint, the scripted expert or random actions on a suite's held-out init states."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlarl.digest import json_digest
+from vlarl.errors import AssetError, Exit, UsageError
+from vlarl.evaluation import held_out
+from vlarl.recipe.specs.suites import SuiteSpec
+from vlarl.registry import build, suggest, suite_spec_for
+from vlarl.results import (
+    MAX_ERROR_RATE,
+    Decoding,
+    Document,
+    Evaluated,
+    PolicyKind,
+    error_rate,
+    label,
+    read_document,
+    settings,
+    write,
+)
+from vlarl.results_text import table
+from vlarl.run.checkpoint import iterations
+from vlarl.run.folder import RunFolder, latest, open_run
+from vlarl.suites.baselines import Baseline
+from vlarl.suites.protocol import Suite
+from vlarl.trials import EvaluationResult, run_policy, run_scripted
+from vlarl.types import EpisodeSpec, Trial
+
+if TYPE_CHECKING:
+    from vlarl.assembly import LoadedPolicy
+
+DEFAULT_EPISODES = 20
+Progress = Callable[[int, int, Trial], None]  # episodes done, of how many, the one that ended
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOutcome:
+    """What `vlarl eval` has to show."""
+
+    document: Document
+    path: Path | None  # where it was written; None: nowhere
+    run: str | None  # the run whose checkpoint it was
+    chosen: str | None  # in words, when the run was not named but found
+
+    @property
+    def exit_status(self) -> Exit:
+        """Too many errored episodes make the numbers worthless."""
+        return Exit.RUN_FAILED if error_rate(self.document) > MAX_ERROR_RATE else Exit.OK
+
+
+def evaluate(
+    suite: str,
+    *,
+    checkpoint: str | None = None,
+    policy: PolicyKind = "checkpoint",
+    tasks: Sequence[str] | None = None,
+    episodes: int | None = None,
+    decoding: Decoding = "greedy",
+    temperature: float | None = None,
+    seed: int | None = None,
+    out: Path | None = None,
+    runs: Path = Path("runs"),
+    num_workers: int | None = None,
+    progress: Progress = lambda done, total, trial: None,
+) -> EvaluationOutcome:
+    """Evaluate on init states ``eval`` 0 .. ``episodes`` - 1 of every task, or of ``tasks`` only.
+
+    ``checkpoint``: a run by name or path, ``last``, or a checkpoint's folder; None takes the newest run in
+    ``runs`` that was trained on ``suite``. The three files of the evaluation go to ``out``, else to the run's
+    ``eval`` folder; a baseline without ``out`` is not written. ``seed`` draws sampled and random actions.
+    """
+    request = _Request(
+        suite=suite,
+        tasks=tasks,
+        episodes=episodes,
+        decoding=decoding,
+        temperature=temperature,
+        seed=seed,
+        num_workers=num_workers,
+        progress=progress,
+    )
+    request.check(policy, checkpoint)
+    if policy != "checkpoint":
+        result = _baseline(policy, request)
+        path = write(result.document, result.trials, out) if out is not None else None
+        return EvaluationOutcome(document=result.document, path=path, run=None, chosen=None)
+    source, run, chosen = _source(checkpoint, suite, runs)
+    result = _checkpoint(source, run.id if run else None, request)
+    folder = out or (run.evaluations if run else None)
+    path = write(result.document, result.trials, folder, free_label(folder, result.document)) if folder else None
+    return EvaluationOutcome(document=result.document, path=path, run=run.id if run else None, chosen=chosen)
+
+
+def episodes_of(suite: Suite, names: Sequence[str] | None, episodes: int) -> tuple[EpisodeSpec, ...]:
+    """Held-out episodes of the named tasks, all when None; UsageError for an unknown task or too many episodes."""
+    tasks = suite.tasks()
+    known = [task.name for task in tasks]
+    for name in names or ():
+        if name not in known:
+            close = suggest(name, known)
+            raise UsageError(
+                f"suite `{suite.name}` has no task `{name}`",
+                code="U212",
+                hint=f"did you mean `{close}`?" if close else f"its tasks are {', '.join(known)}",
+            )
+    wanted = [task for task in tasks if names is None or task.name in names]
+    available = min(suite.num_inits(task.index, "eval") for task in wanted)
+    if episodes > available:
+        raise UsageError(
+            f"{episodes} episodes a task are more than the {available} held-out init states of `{suite.name}`",
+            code="U213",
+            hint=f"--episodes {available}",
+        )
+    chosen = {task.index for task in wanted}
+    return tuple(spec for spec in held_out(len(tasks), episodes) if spec.task in chosen)
+
+
+def free_label(folder: Path, document: Document) -> str:
+    """The plain label, unless another evaluation has it: then a digest of the settings makes it unique.
+
+    A run that is resumed takes back its own evaluations, whose names end in a number; these never do.
+    """
+    plain = label(document)
+    path = folder / f"{plain}.json"
+    if not path.exists() or settings(read_document(path)) == settings(document):
+        return plain
+    return f"{plain}-s{json_digest(settings(document))[:6]}"
+
+
+def outcome_text(outcome: EvaluationOutcome) -> str:
+    """For stdout: the table."""
+    return table(outcome.document)
+
+
+def outcome_notes(outcome: EvaluationOutcome) -> list[str]:
+    """For stderr: which run was chosen, where the files are, whether errors spoil it."""
+    notes = [outcome.chosen] if outcome.chosen else []
+    notes += [f"written to {outcome.path}"] if outcome.path else []
+    if outcome.exit_status is not Exit.OK:
+        errors, n = outcome.document["overall"]["errors"], outcome.document["overall"]["episodes"]
+        notes.append(f"{errors} of {n} episodes errored and count as failures; the tracebacks are above")
+    return notes
+
+
+def outcome_json(outcome: EvaluationOutcome) -> dict[str, Any]:
+    """Fields of the `--json` document."""
+    return {
+        "evaluation": dict(outcome.document),
+        "path": str(outcome.path) if outcome.path else None,
+        "run": outcome.run,
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    """What was asked for on the command line."""
+
+    suite: str
+    tasks: Sequence[str] | None
+    episodes: int | None
+    decoding: Decoding
+    temperature: float | None
+    seed: int | None
+    num_workers: int | None
+    progress: Progress
+
+    def check(self, policy: PolicyKind, checkpoint: str | None) -> None:
+        """UsageError for options that contradict each other or mean nothing."""
+        if policy != "checkpoint" and checkpoint is not None:
+            raise UsageError(f"--policy {policy} takes no --checkpoint", code="U210", hint="leave one of the two out")
+        if self.temperature is not None and self.decoding == "greedy":
+            hint = "add `--decoding sampled`"
+            raise UsageError("a temperature has no effect on greedy decoding", code="U211", hint=hint)
+        if self.temperature is not None and not self.temperature > 0:
+            message = f"temperature {self.temperature} is not above 0"
+            raise UsageError(message, code="U211", hint="use `--decoding greedy`")
+        if self.episodes is not None and self.episodes < 1:
+            message = f"{self.episodes} episodes cannot be run"
+            raise UsageError(message, code="U213", hint=f"use `--episodes {DEFAULT_EPISODES}`")
+
+    def counted(self, total: int) -> Callable[[Trial], None]:
+        """Reports each finished episode with how many there are by now."""
+        done = 0
+
+        def report(trial: Trial) -> None:
+            nonlocal done
+            done += 1
+            self.progress(done, total, trial)
+
+        return report
+
+
+def _baseline(policy: Baseline, request: _Request) -> EvaluationResult:
+    spec = suite_spec_for(request.suite)
+    suite: Suite = build(spec)
+    specs = episodes_of(suite, request.tasks, request.episodes or DEFAULT_EPISODES)
+    return run_scripted(
+        policy,
+        spec,
+        suite,
+        specs,
+        num_workers=request.num_workers or len(os.sched_getaffinity(0)),
+        seed=request.seed or 0,
+        progress=request.counted(len(specs)),
+    )
+
+
+def _checkpoint(source: Path, run: str | None, request: _Request) -> EvaluationResult:
+    from vlarl.assembly import load_policy
+
+    loaded = load_policy(source)
+    section = loaded.recipe.evaluation
+    spec = _suite_spec(loaded.recipe.suite, request.suite, request.num_workers)
+    suite: Suite = build(spec)
+    _check_conventions(loaded, suite)
+    specs = episodes_of(suite, request.tasks, request.episodes or section.episodes)
+    sampled = request.decoding == "sampled"
+    evaluated = Evaluated(
+        run=run,
+        iteration=loaded.iteration,
+        digest=loaded.digest,
+        decoding=request.decoding,
+        temperature=(request.temperature or section.temperature) if sampled else None,
+        seed=loaded.recipe.seed if request.seed is None else request.seed,
+    )
+    progress = request.counted(len(specs))
+    return run_policy(loaded.policy, spec, suite, specs, evaluated=evaluated, progress=progress)
+
+
+def _suite_spec(trained_on: SuiteSpec, name: str, num_workers: int | None) -> SuiteSpec:
+    """The whole suite ``name``, with the slots and image size that the policy was trained with."""
+    kind = type(suite_spec_for(name))
+    knobs = {key: getattr(trained_on, key) for key in kind.model_fields if key in type(trained_on).model_fields}
+    if num_workers is not None:
+        knobs["num_workers"] = num_workers
+    for key in ("kind", "name", "tasks"):
+        knobs.pop(key, None)
+    return suite_spec_for(name, **knobs)
+
+
+def _check_conventions(loaded: LoadedPolicy, suite: Suite) -> None:
+    learned = loaded.policy.action_convention
+    if learned != suite.conventions.action:
+        raise AssetError(
+            f"the policy's actions mean `{learned}`, those of suite `{suite.name}` mean `{suite.conventions.action}`",
+            code="R362",
+            hint="evaluate on the suite that the policy was trained on",
+        )
+
+
+def _source(checkpoint: str | None, suite: str, runs: Path) -> tuple[Path, RunFolder | None, str | None]:
+    """What to load, the run it belongs to, and how it was chosen, in words."""
+    if checkpoint is None:
+        found = latest(runs, lambda run: bool(iterations(run.checkpoints)) and _trained_on(run) == suite)
+        if found is None:
+            raise AssetError(
+                f"no run in {runs} has a checkpoint trained on `{suite}`",
+                code="R363",
+                place=str(runs),
+                hint=f"name one with --checkpoint, or try `vlarl eval --suite {suite} --policy expert`",
+            )
+        return found.path, found, f"checkpoint: the newest run trained on {suite}, {found.id}"
+    path = Path(checkpoint)
+    if (path / "state.json").is_file():
+        parents = path.resolve().parents
+        run = RunFolder(parents[1]) if (parents[1] / "manifest.json").is_file() else None
+        return path, run, None
+    run = open_run(checkpoint, runs)
+    return run.path, run, None
+
+
+def _trained_on(run: RunFolder) -> str | None:
+    """Name of the suite in a run's resolved recipe; None where that cannot be read."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        values = YAML(typ="safe", pure=True).load(run.resolved_recipe)
+        return str(values["suite"]["name"])
+    except (OSError, YAMLError, TypeError, KeyError):
+        return None

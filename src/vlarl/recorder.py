@@ -1,0 +1,279 @@
+"""What a run leaves behind: the hash chain, events, curves, episodes, checkpoints and evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from vlarl.assembly import Parts
+from vlarl.digest import GENESIS, array_digest, chain_link, named_arrays_digest
+from vlarl.errors import AssetError
+from vlarl.recipe.schema import Recipe
+from vlarl.results import below_baseline, compare, read_document, write
+from vlarl.run import checkpoint
+from vlarl.run.episodes import truncate_to as truncate_episodes
+from vlarl.run.episodes import write_episodes
+from vlarl.run.events import EVALUATION, ITERATION, EventLog, read_events
+from vlarl.run.files import disk_errors, write_bytes
+from vlarl.run.folder import RunFolder
+from vlarl.run.scalars import Scalars
+from vlarl.suites.pool import Pool
+from vlarl.suites.slots import pack_slots
+from vlarl.trials import EvaluationResult
+from vlarl.types import Batch, Scored, UpdateStats
+
+_QUIET_ITERATIONS = 3  # iterations without signal before a warning; one alone is common with sparse rewards
+
+
+@dataclass
+class Progress:
+    """Where a run stands; all of it is in every checkpoint."""
+
+    iteration: int = 0  # iterations done
+    env_steps: int = 0
+    chain: str = GENESIS
+    best: tuple[int, float] | None = None  # (iteration, success rate) of the best evaluation
+    quiet: dict[str, int] = field(default_factory=dict)  # warning -> iterations in a row
+
+    def state(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Progress:
+        best = state["best"]
+        return cls(**{**state, "best": (int(best[0]), float(best[1])) if best else None, "quiet": dict(state["quiet"])})
+
+
+class Recorder:
+    """Writes one run. Every method leaves the folder whole; none changes a result."""
+
+    def __init__(self, run: RunFolder, recipe: Recipe, parts: Parts, pool: Pool, progress: Progress) -> None:
+        self.run, self.progress = run, progress
+        self._recipe, self._parts, self._pool = recipe, parts, pool
+        self._events = EventLog(run.events)
+        self._scalars = Scalars(run.tensorboard if recipe.run.tensorboard else None, progress.iteration + 1)
+        self._since = perf_counter()
+
+    def begin_chain(self, recipe_digest: str) -> None:
+        """The first link: the recipe and the weights the run starts from."""
+        self.progress.chain = chain_link(GENESIS, {"recipe": recipe_digest, "parameters": self._parameters()})
+
+    def cut_back(self) -> None:
+        """Forget what a run had written after the checkpoint it goes on from."""
+        self._events.truncate_to(self.progress.iteration)
+        truncate_episodes(self.run.episodes, self.progress.iteration)
+        for path in self.run.evaluations.glob(f"{self._parts.suite.name}-*"):
+            number = path.stem.rsplit("-", 1)[-1]
+            if number.isdigit() and int(number) > self.progress.iteration:
+                path.unlink()
+
+    def record(
+        self, iteration: int, scored: Scored, batch: Batch, stats: UpdateStats, ledger: dict[str, float]
+    ) -> dict[str, Any]:
+        """One iteration: next link of the chain, an event, curves, episodes. Returns the event."""
+        started = perf_counter()
+        digests = self._digests(scored, batch)
+        progress = self.progress
+        progress.chain = chain_link(progress.chain, {"iteration": iteration, **digests})
+        progress.iteration, progress.env_steps = iteration + 1, progress.env_steps + scored.rollout.num_steps
+        warnings = self._warnings(scored, stats)
+        if self._recipe.run.episodes:
+            write_episodes(self.run.episodes, iteration, scored)
+        if iteration in self._recipe.run.batches:
+            self._store_batch(iteration, batch)
+        ledger = self._ledger(ledger, started)
+        event = _event(progress, iteration, scored, stats, ledger, digests, warnings)
+        self._events.append(event)
+        self._scalars.add(iteration + 1, _curves(event))
+        return event
+
+    def checkpoint(self) -> Path:
+        """All state, so that the run can go on from here as if it had never stopped."""
+        parts, progress = self._parts, self.progress
+        optimizers, groups = _pack_optimizers(parts)
+        state = {
+            "policy": parts.policy.identity,
+            "critic": parts.critic.identity,
+            "optimizers": groups,
+            "curriculum": parts.curriculum.state(),
+            "progress": progress.state(),
+            "recipe": self._recipe.model_dump_json(),
+        }
+        tensors = {**parts.weights(), "optimizer": optimizers, "slots": pack_slots(self._pool.slots())}
+        best = progress.best[0] if progress.best else None
+        return checkpoint.save(
+            self.run.checkpoints, progress.iteration, tensors, state, self._recipe.run.keep, best=best
+        )
+
+    def evaluated(self, result: EvaluationResult) -> dict[str, Any]:
+        """An evaluation of the present weights: files, an event, curves; compared with step 0."""
+        progress, document = self.progress, result.document
+        write(document, result.trials, self.run.evaluations)
+        rate = document["overall"]["successes"] / document["overall"]["episodes"]
+        if progress.best is None or rate > progress.best[1]:
+            progress.best = (progress.iteration, rate)
+        event: dict[str, Any] = {
+            "kind": EVALUATION,
+            "iteration": progress.iteration,
+            "env_steps": progress.env_steps,
+            "suite": document["suite"],
+            "overall": document["overall"],
+            "warnings": [],
+        }
+        if progress.iteration > 0:
+            comparison = compare(read_document(self.run.evaluations / f"{document['suite']}-000000.json"), document)
+            event["against_baseline"] = asdict(comparison.overall)
+            if below_baseline(comparison):
+                event["warnings"].append("below the step-0 baseline beyond noise")
+        self._events.append(event)
+        self._scalars.add(progress.iteration, {"eval": {document["suite"]: {"success": rate}}})
+        return event
+
+    def is_evaluated(self) -> bool:
+        """Whether the present iteration's evaluation is on record."""
+        found = (e for e in read_events(self.run.events) if e["kind"] == EVALUATION)
+        return any(event["iteration"] == self.progress.iteration for event in found)
+
+    def policy_digest(self) -> str:
+        """Digest of the policy's present weights."""
+        return named_arrays_digest((name, value.cpu().numpy()) for name, value in self._parts.weights()["policy"].items())
+
+    def close(self) -> None:
+        self._events.close()
+        self._scalars.close()
+
+    def _digests(self, scored: Scored, batch: Batch) -> dict[str, str]:
+        return {
+            **asdict(scored.rollout.digests),
+            "rewards": array_digest(scored.rewards),
+            "advantages": array_digest(batch.advantages, batch.returns),
+            "parameters": self._parameters(),
+        }
+
+    def _parameters(self) -> str:
+        named = {
+            f"{part}.{name}": tensor.detach().cpu().numpy()
+            for part, tensors in self._parts.weights().items()
+            for name, tensor in tensors.items()
+        }
+        return named_arrays_digest(named)
+
+    def _warnings(self, scored: Scored, stats: UpdateStats) -> list[str]:
+        """Conditions that held for several iterations in a row, named once they do."""
+        holding = {
+            "no reward variance: every step of the rollout had the same reward": float(np.ptp(scored.rewards)) == 0.0,
+            "no gradient: the policy's gradient is zero": stats.policy_updated and stats.policy_grad_norm == 0.0,
+        }
+        quiet = self.progress.quiet
+        for text, holds in holding.items():
+            quiet[text] = quiet.get(text, 0) + 1 if holds else 0
+        return [text for text in holding if quiet[text] == _QUIET_ITERATIONS]
+
+    def _ledger(self, ledger: dict[str, float], started: float) -> dict[str, float]:
+        pool = self._pool.seconds()
+        now = perf_counter()
+        total, self._since = now - self._since, now
+        return {
+            "simulate_seconds": pool["simulate"],
+            "render_seconds": pool["render"],
+            "infer_seconds": ledger["infer_seconds"],
+            "update_seconds": ledger["update_seconds"],
+            "record_seconds": now - started,
+            "idle_seconds": pool["idle"],
+            "total_seconds": total,
+        }
+
+    def restart_clock(self) -> None:
+        """Leave out of the next iteration's total what is not part of it: an evaluation, a checkpoint."""
+        self._since = perf_counter()
+
+    def _store_batch(self, iteration: int, batch: Batch) -> None:
+        from safetensors.numpy import save
+
+        names = ("images", "tasks", "tokens", "old_log_probs", "old_values", "advantages", "returns")
+        arrays = {name: np.ascontiguousarray(getattr(batch, name)) for name in names}
+        with disk_errors(self.run.batches):
+            self.run.batches.mkdir(exist_ok=True)
+            write_bytes(self.run.batches / f"{iteration:06d}.safetensors", save(arrays))
+
+
+def restore(parts: Parts, found: checkpoint.Checkpoint) -> Progress:
+    """Fill every part from a checkpoint; AssetError when it belongs to other parts."""
+    state = found.state
+    if state["critic"] != parts.critic.identity:
+        raise AssetError(
+            f"checkpoint {found.path.name} holds another critic than the recipe's", code="R355", place=str(found.path)
+        )
+    parts.policy.load_state_dict(found.tensors("policy"))
+    parts.critic.load_state_dict(found.tensors("critic"))
+    _unpack_optimizers(parts, found.tensors("optimizer"), state["optimizers"])
+    parts.curriculum.load(state["curriculum"])
+    return Progress.from_state(state["progress"])
+
+
+def _pack_optimizers(parts: Parts) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Tensors by ``optimizer.parameter.field``, and the parameter groups as JSON."""
+    tensors: dict[str, Any] = {}
+    groups: dict[str, Any] = {}
+    for name, optimizer in parts.ppo.optimizers.items():
+        state = optimizer.state_dict()
+        groups[name] = state["param_groups"]
+        for index, fields in state["state"].items():
+            tensors |= {f"{name}.{index}.{key}": value for key, value in fields.items()}
+    return tensors, groups
+
+
+def _unpack_optimizers(parts: Parts, tensors: Mapping[str, Any], groups: Mapping[str, Any]) -> None:
+    for name, optimizer in parts.ppo.optimizers.items():
+        state: dict[int, dict[str, Any]] = {}
+        for key, value in tensors.items():
+            owner, index, item = key.split(".")
+            if owner == name:
+                state.setdefault(int(index), {})[item] = value
+        optimizer.load_state_dict({"state": state, "param_groups": groups[name]})
+
+
+def _event(
+    progress: Progress,
+    iteration: int,
+    scored: Scored,
+    stats: UpdateStats,
+    ledger: dict[str, float],
+    digests: dict[str, str],
+    warnings: list[str],
+) -> dict[str, Any]:
+    episodes = scored.rollout.episodes
+    return {
+        "kind": ITERATION,
+        "iteration": iteration,
+        "env_steps": progress.env_steps,
+        "chain": progress.chain,
+        "digests": digests,
+        "success_rate": {"k": sum(e.success for e in episodes), "n": len(episodes)},
+        "errors": sum(e.errored for e in episodes),
+        "episode_length": float(np.mean([e.length for e in episodes])) if episodes else None,
+        "reward": {name: float(values.mean()) for name, values in scored.breakdown.items()},
+        "stats": asdict(stats),
+        "ledger": ledger,
+        "warnings": warnings,
+    }
+
+
+def _curves(event: Mapping[str, Any]) -> dict[str, Any]:
+    """An event as TensorBoard tags that mirror the recipe's sections."""
+    counts, stats = event["success_rate"], event["stats"]
+    rate = counts["k"] / counts["n"] if counts["n"] else None
+    critic = {name: stats[name] for name in ("value_loss", "explained_variance", "critic_grad_norm")}
+    ppo = {name: value for name, value in stats.items() if name not in critic and not isinstance(value, bool)}
+    return {
+        "rollout": {"success_rate": rate, "episode_length": event["episode_length"], "env_steps": event["env_steps"]},
+        "reward": {name: {"mean": value} for name, value in event["reward"].items()},
+        "ppo": ppo,
+        "critic": critic,
+        "time": event["ledger"],
+    }

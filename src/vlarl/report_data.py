@@ -1,0 +1,178 @@
+"""What a report shows of a run, gathered from the files in its folder."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlarl.results import Comparison, Document, compare, read_document
+from vlarl.results_text import subject
+from vlarl.run import manifest as manifests
+from vlarl.run.events import ITERATION, read_events
+from vlarl.run.folder import RunFolder
+
+VIDEO_BUDGET = 4_000_000  # bytes of video in one report, before base64
+ROLLOUT_WINDOW = 100  # episodes pooled for one point of the rollout curve
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """A video in the report."""
+
+    task: str
+    instruction: str
+    caption: str
+    source: str  # data URI
+    is_image: bool  # a gif
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportData:
+    """Everything the page shows."""
+
+    run: str
+    name: str
+    manifest: Mapping[str, Any]
+    recipe: str | None  # resolved, as YAML
+    iterations: tuple[Mapping[str, Any], ...]  # events of kind iteration, in order
+    evaluations: tuple[Document, ...]  # comparable with one another, by iteration
+    others: tuple[Document, ...]  # of another protocol, decoding or policy
+    comparison: Comparison | None  # first against last evaluation
+    clips: tuple[Clip, ...]
+    clips_left_out: int
+    warnings: tuple[tuple[int, str], ...]  # iteration, text
+
+    @property
+    def baseline(self) -> Document | None:
+        """The evaluation before any update."""
+        first = self.evaluations[0] if self.evaluations else None
+        return first if first is not None and first["iteration"] == 0 else None
+
+    @property
+    def last(self) -> Document | None:
+        return self.evaluations[-1] if self.evaluations else None
+
+    @property
+    def best(self) -> Document | None:
+        """Most successes, the earliest of equals."""
+        if not self.evaluations:
+            return None
+        return max(self.evaluations, key=lambda found: (found["overall"]["successes"], -found["iteration"]))
+
+    def env_steps(self, iteration: int) -> int | None:
+        """Control steps done before the policy of ``iteration`` iterations existed."""
+        if iteration == 0:
+            return 0
+        return next((int(r["env_steps"]) for r in self.iterations if r["iteration"] == iteration - 1), None)
+
+
+def gather(folder: RunFolder) -> ReportData:
+    """Read what a run folder holds."""
+    documents = [read_document(path) for path in sorted(folder.evaluations.glob("*.json"))]
+    evaluations, others = comparable(documents)
+    events = read_events(folder.events)
+    clips, left_out = _clips(folder)
+    return ReportData(
+        run=folder.id,
+        name=folder.name,
+        manifest=manifests.read(folder),
+        recipe=folder.resolved_recipe.read_text() if folder.resolved_recipe.is_file() else None,
+        iterations=tuple(record for record in events if record["kind"] == ITERATION),
+        evaluations=evaluations,
+        others=others,
+        comparison=compare(evaluations[0], evaluations[-1]) if len(evaluations) > 1 else None,
+        clips=clips,
+        clips_left_out=left_out,
+        warnings=_warnings(events),
+    )
+
+
+def comparable(documents: Sequence[Document]) -> tuple[tuple[Document, ...], tuple[Document, ...]]:
+    """The evaluations that can be held against the first one of the run, by iteration; and the rest."""
+    own = [document for document in documents if document["policy"] == "checkpoint"]
+    if not own:
+        return (), tuple(documents)
+    first = min(own, key=lambda document: document["iteration"] or 0)
+    chosen: dict[int, Document] = {}
+    for document in own:
+        if _setting(document) == _setting(first):
+            chosen.setdefault(document["iteration"] or 0, document)
+    taken = list(chosen.values())
+    rest = tuple(document for document in documents if not any(document is one for one in taken))
+    return tuple(chosen[iteration] for iteration in sorted(chosen)), rest
+
+
+def rollout_curve(records: Sequence[Mapping[str, Any]]) -> list[tuple[int, int, int]]:
+    """(env steps, successes, episodes) after each iteration, pooled over the last hundred episodes or more."""
+    points = []
+    for index, record in enumerate(records):
+        k = n = 0
+        for earlier in reversed(records[: index + 1]):
+            rate = earlier.get("success_rate") or {}
+            k, n = k + int(rate.get("k") or 0), n + int(rate.get("n") or 0)
+            if n >= ROLLOUT_WINDOW:
+                break
+        if n:
+            points.append((int(record["env_steps"]), k, n))
+    return points
+
+
+def ledger(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Seconds per stage over all iterations; ``other`` is what the trainer did besides the named stages."""
+    stages = ("simulate", "render", "infer", "update", "record", "idle", "total")
+    total = {stage: sum(float(_of(r, "ledger", f"{stage}_seconds") or 0.0) for r in records) for stage in stages}
+    named = total["infer"] + total["update"] + total["record"] + total["idle"]
+    return {**total, "other": max(0.0, total["total"] - named)}
+
+
+def describe(document: Document) -> str:
+    """One line about an evaluation that is not part of the curve."""
+    overall = document["overall"]
+    decoding = f", {document['decoding']}" if document["decoding"] else ""
+    return f"{document['suite']}, {subject(document)}{decoding}: {overall['successes']}/{overall['episodes']}"
+
+
+def _setting(document: Document) -> tuple[Any, ...]:
+    return tuple(document[key] for key in ("protocol_digest", "decoding", "temperature", "seed"))
+
+
+def _of(record: Mapping[str, Any], section: str, name: str) -> Any:
+    return (record.get(section) or {}).get(name)
+
+
+def _warnings(records: Sequence[Mapping[str, Any]]) -> tuple[tuple[int, str], ...]:
+    return tuple((int(r["iteration"]), str(text)) for r in records for text in r.get("warnings") or ())
+
+
+def _clips(folder: RunFolder) -> tuple[tuple[Clip, ...], int]:
+    """Videos of the latest iteration filmed, as far as they fit."""
+    from vlarl.videos import read_index
+
+    rows = read_index(folder.videos)
+    latest = max((row["iteration"] or 0 for row in rows), default=0)
+    clips: list[Clip] = []
+    spent = left_out = 0
+    for row in (row for row in rows if (row["iteration"] or 0) == latest):
+        path = folder.videos / Path(row["file"]).name
+        size = path.stat().st_size if path.is_file() else None
+        if size is None or spent + size > VIDEO_BUDGET:
+            left_out += 1
+            continue
+        spent += size
+        clips.append(_clip(path, row))
+    return tuple(clips), left_out
+
+
+def _clip(path: Path, row: Mapping[str, Any]) -> Clip:
+    kind = "image/gif" if path.suffix == ".gif" else "video/mp4"
+    verdict = "success" if row["success"] else "failure"
+    return Clip(
+        task=row["task"],
+        instruction=row["instruction"],
+        caption=f"{', '.join(row['roles'])}: init {row['init']}, {verdict} after {row['length']} steps",
+        source=f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}",
+        is_image=path.suffix == ".gif",
+    )

@@ -1,0 +1,166 @@
+"""The warm start: demonstrations, then behaviour cloning, cached by the digest of everything that goes in."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import vlarl
+from vlarl.digest import file_digest, json_digest
+from vlarl.errors import AssetError
+from vlarl.imitation import ImitationStats, clone
+from vlarl.policies.protocol import Policy
+from vlarl.recipe.schema import Recipe, hashed_values
+from vlarl.recipe.specs.learning import ImitationSpec
+from vlarl.recipe.specs.suites import SuiteSpec
+from vlarl.run.files import disk_errors, publish_folder, write_json, write_synced
+from vlarl.suites.demonstrations import demonstration_files, load_demonstrations
+from vlarl.suites.protocol import Suite
+from vlarl.suites.recording import RecordingJob, RecordingResult, record_all
+
+_NUMERIC_PACKAGES = ("torch", "numpy", "mujoco", "transformers", "tokenizers")
+_WEIGHTS, _SUMMARY = "policy.safetensors", "summary.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmStart:
+    """Where the first weights came from."""
+
+    digest: str  # of the inputs
+    cached: bool
+    demonstrations: Path
+    summary: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What the warm start tells while it works."""
+
+    recorded: Callable[[RecordingResult], None] = lambda result: None
+    cloned: Callable[[int, float], None] = lambda update, loss: None
+
+
+def warm_start(
+    policy: Policy, recipe: Recipe, suite: Suite, cache: Path, progress: Progress | None = None
+) -> WarmStart:
+    """Give ``policy`` behaviour-cloned weights, from the cache where the same inputs have been cloned before."""
+    spec = recipe.imitation
+    assert spec is not None, "a recipe without imitation has no warm start"
+    progress = progress or Progress()
+    demonstrations = obtain_demonstrations(spec, recipe.suite, suite, recipe.seed, cache, progress)
+    files = demonstration_files(demonstrations)
+    digest = json_digest(
+        {
+            "demonstrations": {path.name: file_digest(path) for path in files},
+            "policy": hashed_values(recipe.policy),
+            "imitation": hashed_values(spec),
+            "image_size": suite.conventions.image_size,
+            "seed": recipe.seed,
+            "torch_threads": recipe.train.torch_threads,
+            "determinism": recipe.determinism,
+            **_environment(),
+        }
+    )
+    folder = cache / "warmstarts" / digest
+    if (folder / _SUMMARY).is_file():
+        summary = _load(policy, folder)
+        return WarmStart(digest=digest, cached=True, demonstrations=demonstrations, summary=summary)
+    dataset = load_demonstrations(files, image_size=suite.conventions.image_size)
+    stats = clone(policy, dataset, spec, seed=recipe.seed, progress=progress.cloned)
+    summary = {**_summary(stats), "steps": len(dataset), "files": [path.name for path in files]}
+    _store(policy, folder, summary)
+    return WarmStart(digest=digest, cached=False, demonstrations=demonstrations, summary=summary)
+
+
+def obtain_demonstrations(
+    spec: ImitationSpec, suite_spec: SuiteSpec, suite: Suite, seed: int, cache: Path, progress: Progress
+) -> Path:
+    """The recipe's demonstrations, or the suite's experts recorded once into the cache."""
+    if spec.demonstrations is not None:
+        return Path(spec.demonstrations).expanduser()
+    wanted = {
+        "suite": hashed_values(suite_spec),
+        **spec.model_dump(include={"num_episodes", "noise", "noise_fraction"}),
+        "seed": seed,
+        **_environment(),
+    }
+    folder = cache / "demonstrations" / json_digest(wanted)
+    if not folder.is_dir():
+        temporary = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+        with disk_errors(folder):
+            record_experts(spec, suite_spec, suite, seed, temporary, progress)
+            _publish(temporary, folder)
+    return folder
+
+
+def record_experts(
+    spec: ImitationSpec, suite_spec: SuiteSpec, suite: Suite, seed: int, folder: Path, progress: Progress
+) -> list[RecordingResult]:
+    """``spec.num_episodes`` successful expert episodes over all tasks, one HDF5 file a task, into ``folder``."""
+    tasks = suite.tasks()
+    share, rest = divmod(spec.num_episodes, len(tasks))
+    jobs = [
+        RecordingJob(
+            suite=suite_spec,
+            task=task.index,
+            num_episodes=share + (task.index < rest),
+            noise=spec.noise,
+            noise_fraction=spec.noise_fraction,
+            seed=seed,
+            path=folder / f"{task.name}_demo.hdf5",
+        )
+        for task in tasks
+        if share + (task.index < rest) > 0
+    ]
+    return record_all(jobs, num_workers=suite_spec.num_workers, progress=progress.recorded)
+
+
+def _environment() -> dict[str, Any]:
+    """Code and packages whose change may change a number."""
+    package = Path(vlarl.__file__).parent
+    sources = {path.relative_to(package).as_posix(): file_digest(path) for path in sorted(package.rglob("*.py"))}
+    versions = {name: version(name) for name in _NUMERIC_PACKAGES}
+    return {"code": json_digest(sources), "packages": versions, "python": platform.python_version()}
+
+
+def _summary(stats: ImitationStats) -> dict[str, Any]:
+    tail = stats.losses[-max(1, len(stats.losses) // 20) :]
+    return {"updates": len(stats.losses), "loss": sum(tail) / len(tail), "accuracy": stats.accuracy}
+
+
+def _store(policy: Policy, folder: Path, summary: Mapping[str, Any]) -> None:
+    from safetensors.torch import save
+
+    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+    with disk_errors(folder):
+        temporary.mkdir(parents=True)
+        write_synced(temporary / _WEIGHTS, save({name: value.contiguous() for name, value in policy.state_dict().items()}))
+        write_json(temporary / _SUMMARY, {**summary, "weights": file_digest(temporary / _WEIGHTS)})
+        _publish(temporary, folder)
+
+
+def _publish(temporary: Path, folder: Path) -> None:
+    if folder.exists():  # another process with the same inputs was faster; its result is the same
+        shutil.rmtree(temporary)
+    else:
+        publish_folder(temporary, folder)
+
+
+def _load(policy: Policy, folder: Path) -> Mapping[str, Any]:
+    import json
+
+    from safetensors.torch import load_file
+
+    summary: dict[str, Any] = json.loads((folder / _SUMMARY).read_text())
+    if file_digest(folder / _WEIGHTS) != summary["weights"]:
+        raise AssetError(
+            f"the cached warm start {folder.name[:12]} is damaged", code="R361", place=str(folder), hint=f"rm -r {folder}"
+        )
+    policy.load_state_dict(load_file(folder / _WEIGHTS))
+    return summary

@@ -1,0 +1,86 @@
+#!/bin/sh
+# Makes everything that vlarl needs on a Linux x86-64 machine: system GL libraries, a Python, the environment.
+#   tools/setup.sh [EXTRAS]     EXTRAS: comma-separated extras of pyproject.toml, such as `dev` or `dev,libero`
+#   tools/setup.sh --python     only finds (or installs) a Python and prints its name
+# Variables: PYTHON (interpreter), VENV (folder, default .venv), VARIANT (cpu or cuda, default by nvidia-smi),
+# TORCH_CPU_INDEX (index asked for the CPU build of torch when the configured ones have none).
+set -eu
+cd "$(dirname "$0")/.."
+venv=${VENV:-.venv}
+
+say() { echo "setup: $*" >&2; }
+
+# `sudo` when root is needed and granted without a password, nothing when already root.
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
+}
+
+may_install() {
+    command -v apt-get >/dev/null 2>&1 && as_root true 2>/dev/null
+}
+
+# A name on PATH may be a version manager's stub that cannot run, and Debian ships Pythons without ensurepip.
+fits() {
+    "$1" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null
+}
+
+find_python() {
+    if [ -n "${PYTHON:-}" ]; then
+        fits "$PYTHON" && echo "$PYTHON"
+        return
+    fi
+    for candidate in "$venv/bin/python" python3.11 python3.12 python3; do
+        if fits "$candidate"; then
+            echo "$candidate"
+            return
+        fi
+    done
+    return 1
+}
+
+install_python() {
+    may_install || return 1
+    say "no usable Python 3.11 or 3.12 found; asking apt-get for one"
+    as_root apt-get update -qq >&2 || return 1
+    for version in 3.11 3.12; do
+        if as_root env DEBIAN_FRONTEND=noninteractive \
+            apt-get install -y -qq --no-install-recommends "python$version-venv" ca-certificates >/dev/null 2>&1; then
+            return 0
+        fi
+    done
+    return 1
+}
+
+if ! python=$(find_python); then
+    if [ -n "${PYTHON:-}" ]; then
+        say "PYTHON=$PYTHON is not a Python 3.11 or 3.12 with the modules venv and ensurepip"
+        exit 4
+    fi
+    if ! install_python || ! python=$(find_python); then
+        say "vlarl needs Python 3.11 or 3.12 with venv (mujoco 3.1.6 has no wheel for a later one); none is on PATH"
+        say "hint: \`apt-get install python3.11-venv\` where the distribution has it, or \`uv python install 3.12\`;"
+        say "      then \`make ... PYTHON=/path/to/python3.12\`"
+        exit 4
+    fi
+fi
+
+if [ "${1:-}" = --python ]; then
+    echo "$python"
+    exit
+fi
+
+if ! missing=$("$python" tools/system_libraries.py); then
+    if may_install; then
+        say "installing system libraries for rendering: $missing"
+        as_root apt-get update -qq >&2 || say "apt-get update failed; trying with the lists at hand"
+        # Unquoted: several packages.
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null || true
+    fi
+    if ! "$python" tools/system_libraries.py >/dev/null; then
+        say "MuJoCo cannot render on this machine: no system library for it loads"
+        say "hint: as root, \`apt-get install libosmesa6\` or \`apt-get install libegl1 libegl-mesa0 libgl1\`; then again"
+        exit 4
+    fi
+fi
+
+exec "$python" tools/environment.py --venv "$venv" --variant "${VARIANT:-auto}" --extras "${1:-}"
