@@ -25,7 +25,6 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHONS = ("3.11", "3.12")
-UV = "uv==0.13.9"
 FORBIDDEN = ("torchvision", "torchaudio", "timm")  # each pins a torch of its own
 _PIN = re.compile(r"(?P<name>[a-z0-9][a-z0-9.-]*)==(?P<version>[^\s#]+)\s*(?:# via (?P<parents>.+))?")
 _CUDA_ONLY = re.compile(r"nvidia-|cuda-|triton$")
@@ -209,7 +208,9 @@ def _find_uv(root: Path) -> str:
     folder = root / "build" / "uv"
     if not (folder / "bin" / "uv").is_file():
         venv.create(folder, with_pip=True, clear=True)
-        subprocess.run([folder / "bin" / "python", "-m", "pip", "install", "--quiet", UV], check=True)
+        subprocess.run(
+            [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "-r", root / "tools" / "uv.txt"], check=True
+        )
     return str(folder / "bin" / "uv")
 
 

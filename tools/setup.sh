@@ -38,17 +38,26 @@ find_python() {
     return 1
 }
 
-install_python() {
+apt_install() {
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+python_from_apt() {
     may_install || return 1
-    say "no usable Python 3.11 or 3.12 found; asking apt-get for one"
+    say "no Python 3.11 or 3.12 on PATH; asking apt-get for one"
     as_root apt-get update -qq >&2 || return 1
-    for version in 3.11 3.12; do
-        if as_root env DEBIAN_FRONTEND=noninteractive \
-            apt-get install -y -qq --no-install-recommends "python$version-venv" ca-certificates >/dev/null 2>&1; then
-            return 0
-        fi
-    done
-    return 1
+    apt_install ca-certificates python3.11-venv 2>/dev/null || apt_install ca-certificates python3.12-venv 2>/dev/null
+}
+
+# Distributions move on to Pythons that mujoco 3.1.6 has no wheel for; uv brings one of its own. Prints its path.
+python_from_uv() {
+    if ! uv=$(command -v uv); then
+        python3 -c 'import venv, ensurepip' 2>/dev/null || { may_install && apt_install python3 python3-venv; } || return 1
+        uv=$PWD/build/uv/bin/uv
+        [ -x "$uv" ] || { python3 -m venv build/uv && build/uv/bin/pip install -q -r tools/uv.txt; } >&2 || return 1
+    fi
+    say "asking uv for Python 3.12"
+    UV_PYTHON_INSTALL_BIN=0 "$uv" python install --no-progress 3.12 >&2 && "$uv" python find 3.12
 }
 
 if ! python=$(find_python); then
@@ -56,10 +65,10 @@ if ! python=$(find_python); then
         say "PYTHON=$PYTHON is not a Python 3.11 or 3.12 with the modules venv and ensurepip"
         exit 4
     fi
-    if ! install_python || ! python=$(find_python); then
+    if ! { python_from_apt && python=$(find_python); } && ! { python=$(python_from_uv) && fits "$python"; }; then
         say "vlarl needs Python 3.11 or 3.12 with venv (mujoco 3.1.6 has no wheel for a later one); none is on PATH"
-        say "hint: \`apt-get install python3.11-venv\` where the distribution has it, or \`uv python install 3.12\`;"
-        say "      then \`make ... PYTHON=/path/to/python3.12\`"
+        say "hint: install one (\`apt-get install python3.11-venv\` on Debian 12, \`uv python install 3.12\` elsewhere)"
+        say "      and name it: \`make ... PYTHON=/path/to/python3.12\`"
         exit 4
     fi
 fi
@@ -73,8 +82,8 @@ if ! missing=$("$python" tools/system_libraries.py); then
     if may_install; then
         say "installing system libraries for rendering: $missing"
         as_root apt-get update -qq >&2 || say "apt-get update failed; trying with the lists at hand"
-        # Unquoted: several packages.
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null || true
+        # shellcheck disable=SC2086  # several packages
+        apt_install $missing || true
     fi
     if ! "$python" tools/system_libraries.py >/dev/null; then
         say "MuJoCo cannot render on this machine: no system library for it loads"

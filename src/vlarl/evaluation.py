@@ -46,21 +46,26 @@ def evaluate_policy(
     actions: dict[int, list[np.ndarray]] = {slot: [] for slot in range(pool.groups[-1].stop)}
     trials: dict[EpisodeSpec, Trial] = {}
     busy = [bool(pool.active(group).any()) for group in range(len(pool.groups))]
-    for group in np.flatnonzero(busy):
-        pool.send(group, _decide(policy, pool, int(group), temperature, seed, actions))
+    for group in np.flatnonzero(busy).tolist():
+        pool.send(group, _decide(policy, pool, group, temperature, seed, actions))
     while any(busy):
-        for group in np.flatnonzero(busy):
-            for trial in _receive(pool, int(group), actions):
+        for group in np.flatnonzero(busy).tolist():
+            for trial in _receive(pool, group, actions):
                 trials[trial.spec] = trial
                 progress(trial)
             busy[group] = bool(pool.active(group).any())
             if busy[group]:
-                pool.send(group, _decide(policy, pool, int(group), temperature, seed, actions))
+                pool.send(group, _decide(policy, pool, group, temperature, seed, actions))
     return [trials[spec] for spec in specs]
 
 
 def _decide(
-    policy: Policy, pool: SlotPool, group: int, temperature: float | None, seed: int, actions: dict[int, list[np.ndarray]]
+    policy: Policy,
+    pool: SlotPool,
+    group: int,
+    temperature: float | None,
+    seed: int,
+    actions: dict[int, list[np.ndarray]],
 ) -> np.ndarray:
     specs, steps = pool.specs(group), pool.episode_step(group)
     draws = None

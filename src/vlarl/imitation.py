@@ -50,7 +50,8 @@ def clone(
     seed: int,
     progress: Callable[[int, float], None] = lambda update, loss: None,
 ) -> ImitationStats:
-    """Train ``policy`` in place for ``spec.updates`` gradient steps."""
+    """Train ``policy`` in place for ``spec.updates`` gradient steps; RunError before a step on bad numbers."""
+    assert np.isfinite(demonstrations.actions).all(), "actions are finite: the reader of demonstrations checks it"
     parameters = [p for group in policy.trainable_groups().values() for p in group]
     optimizer = torch.optim.AdamW(parameters, lr=spec.lr, weight_decay=spec.weight_decay)
     tokens = policy.encode(demonstrations.actions)
@@ -67,7 +68,9 @@ def clone(
             raise RunError("the imitation loss is not a number", code="X520", hint="lower imitation.lr")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, spec.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, spec.max_grad_norm)
+        if not torch.isfinite(norm):
+            raise RunError("an imitation gradient is not a number", code="X520", hint="lower imitation.lr")
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(spec, update)
         optimizer.step()

@@ -64,7 +64,7 @@ def _mcnemar(gained: int, lost: int) -> float:
     discordant = gained + lost
     if discordant == 0:
         return 1.0
-    tail = sum(math.comb(discordant, k) for k in range(min(gained, lost) + 1)) / 2**discordant
+    tail = float(sum(math.comb(discordant, k) for k in range(min(gained, lost) + 1)) / 2**discordant)
     return min(1.0, 2.0 * tail)
 
 
@@ -73,9 +73,9 @@ def _newcombe_paired(both: int, gained: int, lost: int, neither: int) -> tuple[f
     after, before = (both + gained) / n, (both + lost) / n
     after_interval, before_interval = wilson(both + gained, n), wilson(both + lost, n)
     margins = (both + gained) * (lost + neither) * (both + lost) * (gained + neither)
-    covariance = both * neither - gained * lost
+    covariance = float(both * neither - gained * lost)
     if covariance > 0:
-        covariance = max(covariance - n / 2, 0)
+        covariance = max(covariance - n / 2, 0.0)
     phi = covariance / math.sqrt(margins) if margins else 0.0
     down_after, up_after = after - after_interval.low, after_interval.high - after
     down_before, up_before = before - before_interval.low, before_interval.high - before

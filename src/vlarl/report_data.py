@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlarl.digest import json_digest
 from vlarl.results import Comparison, Document, compare, read_document
 from vlarl.results_text import subject
 from vlarl.run import manifest as manifests
@@ -71,7 +72,7 @@ class ReportData:
 
 def gather(folder: RunFolder) -> ReportData:
     """Read what a run folder holds."""
-    documents = [read_document(path) for path in sorted(folder.evaluations.glob("*.json"))]
+    documents = [read_document(path) for path in sorted(folder.evaluations.glob("*.json"), key=lambda path: path.stem)]
     evaluations, others = comparable(documents)
     events = read_events(folder.events)
     clips, left_out = _clips(folder)
@@ -136,7 +137,9 @@ def describe(document: Document) -> str:
 
 
 def _setting(document: Document) -> tuple[Any, ...]:
-    return tuple(document[key] for key in ("protocol_digest", "decoding", "temperature", "seed"))
+    # Of the protocol itself, not the digest beside it: a file that was edited must not end the report.
+    protocol = json_digest(document["protocol"])
+    return (protocol, *(document[key] for key in ("decoding", "temperature", "seed")))
 
 
 def _of(record: Mapping[str, Any], section: str, name: str) -> Any:

@@ -22,7 +22,7 @@ _CURVES = (  # title, section of the record, field
     ("Value loss", "stats", "value_loss"),
     ("Policy gradient norm", "stats", "policy_grad_norm"),
 )
-_OF_THE_POLICY = {"approx_kl", "clip_fraction", "policy_grad_norm"}
+_OF_THE_POLICY = {"approx_kl", "clip_fraction", "entropy", "policy_grad_norm"}
 _TRAINER = (
     ("decide (policy forward)", "s1", "infer"),
     ("update", "s2", "update"),
@@ -100,7 +100,7 @@ def _headline(data: ReportData) -> str:
             f"95% [{100 * pair.low:+.1f}, {100 * pair.high:+.1f}]</span></div></div>"
         )
         words = (
-            f"On the same {pair.pairs} held-out episodes {pair.gained} were gained and {pair.lost} lost, exact McNemar "
+            f"On the same {pair.pairs} held-out episodes: {pair.gained} gained, {pair.lost} lost, exact McNemar "
             f"p {escape(p_phrase(pair.p_value))}."
         )
         if first["overall"]["high"] < last["overall"]["low"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -147,6 +148,23 @@ def test_the_python_asked_for_is_taken() -> None:
         check=True,
     )
     assert done.stdout.strip() == sys.executable
+
+
+def test_uv_brings_a_python_where_there_is_none(tmp_path: Path) -> None:
+    """A PATH with the few tools that the script calls, no Python, no apt-get, and a stand-in for uv."""
+    for tool in ("dirname", "id"):
+        (tmp_path / tool).symlink_to(str(shutil.which(tool)))
+    uv = tmp_path / "uv"
+    uv.write_text(f'#!/bin/sh\n[ "$2" = install ] || echo {sys.executable}\n')
+    uv.chmod(0o755)
+    command = ["/bin/sh", "tools/setup.sh", "--python"]
+    environ = {"PATH": str(tmp_path), "VENV": str(tmp_path / "none")}
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, sys.executable), done.stderr
+    uv.write_text("#!/bin/sh\nexit 1\n")
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 4
+    assert "hint: " in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_every_drawing_stays_inside_its_frame(run: RunFolder) -> None:
         points = [tuple(map(float, p.split(","))) for ps in re.findall(r'points="([^"]*)"', svg) for p in ps.split()]
         points += [(float(x), float(y)) for x, y in re.findall(r'cx="([^"]+)" cy="([^"]+)"', svg)]
         assert all(-1 <= x <= width + 1 and -1 <= y <= height + 1 for x, y in points), svg
-    assert "nan" not in text.lower().replace("finance", "")
+    assert not re.search(r"\b(nan|inf|None)\b", Page(text).text)
 
 
 def test_names_and_texts_are_escaped(run: RunFolder) -> None:
@@ -141,13 +141,12 @@ def test_names_and_texts_are_escaped(run: RunFolder) -> None:
     run.resolved_recipe.write_text("name: '<script>alert(1)</script>'\n")
     manifest = json.loads(run.manifest.read_text())
     run.manifest.write_text(json.dumps({**manifest, "command": ["vlarl", "<b>", '"&']}))
-    trials = make_trials(lambda task, init: True, 16)
-    document = make_document(trials, iteration=12)
-    document["protocol"]["tasks"][0]["instruction"] = "<img src=x onerror=alert(1)>"
-    write(document, trials, run.evaluations, "other-s1")
+    for path in run.evaluations.glob("*.json"):
+        path.write_text(path.read_text().replace("do reach red", "<img src=x onerror=alert(1)>"))
     text = page(gather(run))
     assert "<script>" not in text
     assert "<img src=x" not in text
+    assert "<img src=x onerror=alert(1)>" in Page(text).text
     assert 'vlarl <b> "&' in Page(text).text
     assert "lift <red>" in Page(text).text
 

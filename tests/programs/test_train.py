@@ -1,0 +1,284 @@
+"""Whole runs: equal chains, resume, signals, damage. Small, but with real physics, pixels and updates."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vlarl.errors import EnvironmentUnusable, RecipeError, Stopped
+from vlarl.recipe.load import load_recipe
+from vlarl.run.checkpoint import iterations
+from vlarl.run.events import read_events
+from vlarl.run.folder import RunFolder, find_runs
+from vlarl.train import TrainingResult, Watcher, resume, train
+
+RECIPE = """
+name: small
+seed: 3
+suite: {kind: tabletop, name: tabletop_basic, tasks: [reach_red, reach_green], image_size: 32, num_envs: 4, num_groups: 2}
+policy: {kind: tiny, hidden_size: 32, num_layers: 1, num_heads: 2, num_keypoints: 16, num_visual_tokens: 2}
+imitation: {num_episodes: 60, updates: 150, warmup_updates: 10, batch_size: 64, lr: 3e-3}
+ppo: {lr: 1e-4, minibatch_size: 32, epochs: 2, ratio_tolerance: 1e-4}
+train: {iterations: 6, critic_warmup: 1, rollout: {kind: steps, num_steps: 24}}
+evaluation: {every: 3, episodes: 3, videos: false}
+run: {checkpoint_every: 2, keep: {last: 10}}
+determinism: strict
+"""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where small runs happen; all share one cache, so that the warm start is cloned once."""
+
+    folder: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.folder / "small.yaml"
+
+    def overrides(self, *more: str) -> list[str]:
+        return [f"run.cache={self.folder / 'cache'}", *more]
+
+    def train(self, runs: Path, *overrides: str, **options: Any) -> TrainingResult:
+        loaded = load_recipe(self.recipe, self.overrides(*overrides))
+        return train(loaded, command=["test"], run_folder=runs, **options)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    folder = tmp_path_factory.mktemp("bench")
+    (folder / "small.yaml").write_text(RECIPE)
+    return Bench(folder)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(bench: Bench) -> TrainingResult:
+    return bench.train(bench.folder / "uninterrupted")
+
+
+def steps(run: RunFolder) -> list[dict[str, Any]]:
+    return [event for event in read_events(run.events) if event["kind"] == "iteration"]
+
+
+def chain_of(run: RunFolder) -> list[str]:
+    return [event["chain"] for event in steps(run)]
+
+
+def children(of: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            except (OSError, IndexError):
+                continue
+            if parent == of:
+                found.append(int(entry.name))
+    return found
+
+
+def test_the_small_run_moves(uninterrupted: TrainingResult) -> None:
+    events = steps(uninterrupted.run)
+    assert len(events) == 6
+    assert sum(event["success_rate"]["k"] for event in events) > 0, "a run without success proves nothing"
+    assert {event["reward"]["success"] for event in events} != {0.0}
+    trained = [event["stats"] for event in events if event["stats"]["policy_updated"]]
+    assert len(trained) == 5
+    assert all(stats["policy_grad_norm"] > 0 for stats in trained)
+    assert all(stats["critic_grad_norm"] > 0 for stats in trained)
+    assert all(stats["ratio_spread"] > 10 * stats["first_ratio_error"] for stats in trained)
+    parameters = [event["digests"]["parameters"] for event in events]
+    assert len(set(parameters)) == 6, "every iteration changes a weight"
+
+
+def test_critic_warmup_trains_the_critic_only(uninterrupted: TrainingResult) -> None:
+    from safetensors.numpy import load_file
+
+    before, after = (
+        {part: load_file(uninterrupted.run.checkpoints / k / f"{part}.safetensors") for part in ("policy", "critic")}
+        for k in ("000000", "000002")
+    )
+    first = steps(uninterrupted.run)[0]["stats"]
+    assert not first["policy_updated"]
+    assert any((before["critic"][name] != after["critic"][name]).any() for name in before["critic"])
+
+
+def test_equal_recipes_give_equal_chains(bench: Bench, uninterrupted: TrainingResult, tmp_path: Path) -> None:
+    again = bench.train(tmp_path)
+    assert chain_of(again.run) == chain_of(uninterrupted.run)
+    assert again.last["overall"] == uninterrupted.last["overall"]
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_the_number_of_workers_changes_nothing(
+    bench: Bench, uninterrupted: TrainingResult, tmp_path: Path, workers: int
+) -> None:
+    other = bench.train(tmp_path, f"suite.num_workers={workers}")
+    assert chain_of(other.run) == chain_of(uninterrupted.run)
+
+
+def test_a_killed_worker_changes_nothing(bench: Bench, uninterrupted: TrainingResult, tmp_path: Path) -> None:
+    killed = []
+
+    def kill_one(event: Any) -> None:
+        if event["iteration"] in (1, 3):
+            victim = children(os.getpid())[0]
+            os.kill(victim, signal.SIGKILL)
+            killed.append(victim)
+
+    other = bench.train(tmp_path, watcher=Watcher(iteration=kill_one))
+    assert len(killed) == 2
+    assert chain_of(other.run) == chain_of(uninterrupted.run)
+
+
+@pytest.mark.parametrize(
+    "knob", ["seed=4", "ppo.clip=0.1", "train.temperature=1.1", "ppo.gamma=0.9", "ppo.truncation=bootstrap"]
+)
+def test_one_knob_gives_another_chain(
+    bench: Bench, uninterrupted: TrainingResult, tmp_path: Path, knob: str
+) -> None:
+    other = bench.train(tmp_path, knob, "evaluation.episodes=1")
+    assert chain_of(other.run)[-1] != chain_of(uninterrupted.run)[-1]
+
+
+def test_stopping_and_resuming_is_never_stopping(bench: Bench, uninterrupted: TrainingResult, tmp_path: Path) -> None:
+    half = bench.train(tmp_path, until=3)
+    assert half.iterations == 3
+    whole = resume(half.run, command=["test"])
+    assert whole.iterations == 6
+    assert chain_of(whole.run) == chain_of(uninterrupted.run)
+    assert whole.last["episodes"] == uninterrupted.last["episodes"]
+
+
+def test_imitation_alone_is_a_run_that_can_go_on(bench: Bench, uninterrupted: TrainingResult, tmp_path: Path) -> None:
+    cloned = bench.train(tmp_path, until=0)
+    assert cloned.iterations == 0
+    assert cloned.first["overall"] == uninterrupted.first["overall"]
+    assert chain_of(resume(cloned.run, command=["test"]).run) == chain_of(uninterrupted.run)
+
+
+def test_iterations_can_be_added_and_nothing_else(bench: Bench, uninterrupted: TrainingResult, tmp_path: Path) -> None:
+    short = bench.train(tmp_path, "train.iterations=4")
+    longer = resume(short.run, command=["test"], iterations=6)
+    assert chain_of(longer.run) == chain_of(uninterrupted.run)
+    with pytest.raises(RecipeError, match=r"ppo\.clip"):
+        resume(short.run, command=["test"], overrides=["ppo.clip=0.3"])
+
+
+def in_a_process(bench: Bench, runs: Path, end: Callable[[subprocess.Popen[bytes], RunFolder], None]) -> tuple[int, str]:
+    """`vlarl train` in a process that ``end`` brings to its end; its exit status and stderr."""
+    words = [word for override in bench.overrides() for word in ("--set", override)]
+    command = [sys.executable, "-m", "vlarl", "train", str(bench.recipe), "--runs", str(runs), *words]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 120
+        while not (found := find_runs(runs)) or not chain_of(found[0]):
+            assert process.poll() is None, process.stderr and process.stderr.read().decode()
+            assert time.monotonic() < deadline, "the run never began"
+            time.sleep(0.02)
+        end(process, found[0])
+        _, errors = process.communicate(timeout=120)
+        return process.returncode, errors.decode()
+
+
+def test_kill_9_loses_nothing(bench: Bench, uninterrupted: TrainingResult, tmp_path: Path) -> None:
+    status, _ = in_a_process(bench, tmp_path, lambda process, run: process.kill())
+    assert status == -signal.SIGKILL
+    [run] = find_runs(tmp_path)
+    assert chain_of(resume(run, command=["test"]).run) == chain_of(uninterrupted.run)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_checkpoints_and_exits_75(
+    bench: Bench, uninterrupted: TrainingResult, tmp_path: Path, number: signal.Signals
+) -> None:
+    status, errors = in_a_process(bench, tmp_path, lambda process, run: process.send_signal(number))
+    [run] = find_runs(tmp_path)
+    assert status == 75, errors
+    assert "vlarl resume" in errors
+    assert json.loads(run.manifest.read_text())["status"] == "stopped"
+    done = len(chain_of(run))
+    assert iterations(run.checkpoints)[-1] == done < 6
+    assert chain_of(resume(run, command=["test"]).run) == chain_of(uninterrupted.run)
+
+
+def damage_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", ["byte", "truncated", "incomplete"])
+def test_a_damaged_checkpoint_is_passed_over(
+    bench: Bench, uninterrupted: TrainingResult, tmp_path: Path, damage: str
+) -> None:
+    half = bench.train(tmp_path, until=4)
+    newest = half.run.checkpoints / "000004"
+    if damage == "byte":
+        damage_byte(newest / "policy.safetensors")
+    elif damage == "truncated":
+        os.truncate(newest / "optimizer.safetensors", 100)
+    else:
+        (newest / "COMPLETE").unlink()
+    said: list[str] = []
+    whole = resume(half.run, command=["test"], watcher=Watcher(say=said.append))
+    assert any("000004" in line for line in said)
+    assert chain_of(whole.run) == chain_of(uninterrupted.run)
+
+
+def test_or_resume_goes_on_with_the_unfinished_run(bench: Bench, tmp_path: Path) -> None:
+    half = bench.train(tmp_path, until=2)
+    whole = bench.train(tmp_path, or_resume=True)
+    assert whole.run.path == half.run.path
+    assert len(find_runs(tmp_path)) == 1
+    assert bench.train(tmp_path, "train.iterations=2", or_resume=True).run.path != half.run.path
+
+
+def test_a_run_in_use_is_refused(bench: Bench, tmp_path: Path) -> None:
+    half = bench.train(tmp_path, until=2)
+    with half.run.lock(), pytest.raises(EnvironmentUnusable) as refused:
+        resume(half.run, command=["test"])
+    assert refused.value.code == "E420"
+    assert str(os.getpid()) in refused.value.message
+
+
+def test_a_signal_during_the_warm_start_stops(bench: Bench, tmp_path: Path) -> None:
+    def stop(update: int, loss: float) -> None:
+        if update == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    from vlarl.warmstart import Progress
+
+    with pytest.raises(Stopped):
+        bench.train(tmp_path, "imitation.updates=149", watcher=Watcher(warm_start=Progress(cloned=stop)))
+    [run] = find_runs(tmp_path)
+    assert json.loads(run.manifest.read_text())["status"] == "stopped"
+
+
+def test_the_ledger_and_the_manifest_are_complete(uninterrupted: TrainingResult) -> None:
+    stages = ("simulate", "render", "infer", "update", "record", "idle", "total")
+    for event in steps(uninterrupted.run):
+        assert set(event["ledger"]) == {f"{stage}_seconds" for stage in stages}
+        assert event["ledger"]["total_seconds"] > 0
+    described = json.loads(uninterrupted.run.manifest.read_text())
+    assert described["status"] == "done"
+    assert described["outcome"]["chain"] == uninterrupted.chain == chain_of(uninterrupted.run)[-1]
+    assert described["determinism"]["requested"] == "strict"
+
+
+def names(of: Sequence[Path]) -> set[str]:
+    return {path.name for path in of}
+
+
+def test_a_run_leaves_no_temporary_file(uninterrupted: TrainingResult) -> None:
+    left = [p for p in uninterrupted.run.path.rglob("*") if p.name.startswith(".writing") or p.suffix == ".partial"]
+    assert names(left) == set()
