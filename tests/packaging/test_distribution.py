@@ -15,7 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import vlarl
-from lock_files import normalised
+from lock_files import inputs, normalised
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "vlarl"
@@ -86,8 +86,9 @@ def imported_packages() -> dict[str, str]:
 
 
 def test_every_import_is_a_declared_dependency() -> None:
-    requires = [Requirement(text) for text in metadata.requires("vlarl") or ()]
-    declared = {normalised(one.name) for one in requires if one.marker is None or "dev" not in str(one.marker)}
+    extras = inputs()["optional-dependencies"]
+    requires = [*inputs()["dependencies"], *(one for name in extras if name != "dev" for one in extras[name])]
+    declared = {normalised(Requirement(text).name) for text in requires}
     declared |= {"vlarl", "pydantic-core"}  # pydantic-core is pydantic's own
     owners = metadata.packages_distributions()
     foreign = {package: file for package, file in imported_packages().items() if package not in sys.stdlib_module_names}

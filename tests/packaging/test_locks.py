@@ -93,7 +93,9 @@ def test_a_stale_or_damaged_lock_is_named(tmp_path: Path, edit: Callable[[Path],
 def installed_closure() -> dict[str, str]:
     """Version of every installed distribution that vlarl (with its extra `dev`) needs, by normalised name."""
     found: dict[str, str] = {}
-    waiting = [("vlarl", frozenset(["", "dev"]))]
+    source = lock_files.inputs()
+    direct = map(Requirement, [*source["dependencies"], *source["optional-dependencies"]["dev"]])
+    waiting = [(lock_files.normalised(one.name), frozenset(["", *one.extras])) for one in direct]
     while waiting:
         name, extras = waiting.pop()
         try:
@@ -108,7 +110,6 @@ def installed_closure() -> dict[str, str]:
             for needed in map(Requirement, distribution.requires or ())
             if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras)
         ]
-    del found["vlarl"]
     return found
 
 

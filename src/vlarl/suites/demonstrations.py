@@ -8,6 +8,7 @@ back. ``actions`` is what to imitate; where noise was injected ``executed_action
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +18,11 @@ import h5py
 import numpy as np
 
 from vlarl.errors import AssetError
+from vlarl.run.files import sync_folder
 from vlarl.types import Demonstrations, EpisodeSpec, Task, Trajectory
+
+# What h5py, numpy and json raise over a file that is damaged or of another layout.
+_UNREADABLE = (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, ArithmeticError, MemoryError)
 
 
 class DemonstrationWriter:
@@ -68,7 +73,10 @@ class DemonstrationWriter:
     def commit(self) -> None:
         self._data.attrs["num_demos"], self._data.attrs["total"] = self._num_demos, self._total
         self._file.close()
+        with self._partial.open("rb") as stream:
+            os.fsync(stream.fileno())
         self._partial.replace(self._path)
+        sync_folder(self._path.parent)
 
     def abandon(self) -> None:
         self._file.close()
@@ -95,7 +103,7 @@ def read_trajectories(path: Path) -> Iterator[Trajectory]:
             instruction = str(json.loads(data.attrs["problem_info"])["language_instruction"])
             for name in sorted(data, key=lambda key: int(key.removeprefix("demo_"))):
                 yield _read_trajectory(data[name], instruction)
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except _UNREADABLE as error:
         raise AssetError(
             f"{path} is not a readable LIBERO demonstration file: {error}",
             code="R311",
@@ -104,25 +112,41 @@ def read_trajectories(path: Path) -> Iterator[Trajectory]:
 
 
 def _read_trajectory(group: h5py.Group, instruction: str) -> Trajectory:
+    length = _check_shapes(group)
     actions = np.asarray(group["actions"], np.float32)
+    executed = np.asarray(group["executed_actions"], np.float32) if "executed_actions" in group else actions
+    if not (np.isfinite(actions).all() and np.isfinite(executed).all()):
+        raise ValueError("an action is not a number")
     images = np.asarray(group["obs"]["agentview_rgb"])
-    if actions.ndim != 2 or actions.shape[1] != 7:
-        raise ValueError(f"actions of shape {actions.shape}, not (T, 7)")
-    if images.ndim != 4 or images.dtype != np.uint8 or len(images) != len(actions):
-        raise ValueError(f"agentview_rgb of shape {images.shape} {images.dtype} beside {len(actions)} actions")
     signals = {name: np.asarray(values) for name, values in group["obs"].items() if not name.endswith("_rgb")}
     if "states" in group:
         signals["states"] = np.asarray(group["states"])
-    spec = EpisodeSpec(**json.loads(group.attrs["episode"])) if "episode" in group.attrs else None
+    for name, values in signals.items():
+        if len(values) != length:
+            raise ValueError(f"{name} has {len(values)} rows beside {length} actions")
     return Trajectory(
         instruction=instruction,
         images=np.ascontiguousarray(images[:, ::-1, ::-1]),
         actions=actions,
-        executed=np.asarray(group["executed_actions"], np.float32) if "executed_actions" in group else actions,
+        executed=executed,
         signals=signals,
-        spec=spec,
+        spec=EpisodeSpec(**json.loads(group.attrs["episode"])) if "episode" in group.attrs else None,
         success=bool(group["dones"][-1]) if "dones" in group else True,
     )
+
+
+def _check_shapes(group: h5py.Group) -> int:
+    """T of a demonstration, from the headers alone; ValueError where they do not fit each other."""
+    actions, images = group["actions"], group["obs"]["agentview_rgb"]
+    length = actions.shape[0]
+    if actions.shape != (length, 7) or length == 0:
+        raise ValueError(f"actions of shape {actions.shape}, not (T, 7)")
+    if images.ndim != 4 or images.shape[0] != length or images.shape[3] != 3 or images.dtype != np.uint8:
+        raise ValueError(f"agentview_rgb of shape {images.shape} {images.dtype} beside {length} actions")
+    for name, shape in (("executed_actions", (length, 7)), ("dones", (length,))):
+        if name in group and group[name].shape != shape:
+            raise ValueError(f"{name} of shape {group[name].shape}, not {shape}")
+    return int(length)
 
 
 def load_demonstrations(files: Sequence[Path], *, image_size: int) -> Demonstrations:

@@ -63,10 +63,10 @@ def record(job: RecordingJob) -> RecordingResult:
     task = suite.tasks()[job.task]
     conventions = suite.conventions
     described: dict[str, Any] = job.suite.model_dump(include={"kind", "name"})
+    simulation = suite.simulation(job.task)  # before the file, of which nothing is left when this fails
     writer = DemonstrationWriter(
         job.path, task, suite=described, control_hz=conventions.control_hz, image_size=conventions.image_size
     )
-    simulation = suite.simulation(job.task)
     tried = recorded = num_steps = 0
     try:
         while recorded < job.num_episodes:
