@@ -77,13 +77,14 @@ def gae(
 
 def normalized(raw: np.ndarray) -> np.ndarray:
     """Mean 0, deviation 1; all zero where nothing varies."""
-    centred = raw - raw.mean()
-    deviation = centred.std()
-    return centred / deviation if deviation > 0 else centred
+    centred: np.ndarray = raw - raw.mean()
+    deviation = float(centred.std())
+    return centred / deviation if deviation > 0.0 else centred
 
 
 def _boundary_values(scored: Scored, truncation: Truncation) -> np.ndarray:
     rollout = scored.rollout
     if truncation == "terminal":
         return np.zeros_like(rollout.values)
-    return np.where(rollout.truncated, rollout.final_values, 0.0)
+    values: np.ndarray = np.where(rollout.truncated, rollout.final_values, 0.0)
+    return values

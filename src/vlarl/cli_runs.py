@@ -42,7 +42,9 @@ def train(
     console: Console,
     recipe: RecipeArgument,
     overrides: Overrides = [],  # noqa: B006
-    runs: Annotated[Path | None, typer.Option("--runs", metavar="DIR", help="Instead of the recipe's `run.folder`.")] = None,
+    runs: Annotated[
+        Path | None, typer.Option("--runs", metavar="DIR", help="Instead of the recipe's `run.folder`.")
+    ] = None,
     or_resume: Annotated[
         bool, typer.Option("--or-resume", help="Go on with the newest unfinished run of the same recipe, if any.")
     ] = False,
@@ -82,7 +84,9 @@ def sft(
     console: Console,
     recipe: RecipeArgument,
     overrides: Overrides = [],  # noqa: B006
-    runs: Annotated[Path | None, typer.Option("--runs", metavar="DIR", help="Instead of the recipe's `run.folder`.")] = None,
+    runs: Annotated[
+        Path | None, typer.Option("--runs", metavar="DIR", help="Instead of the recipe's `run.folder`.")
+    ] = None,
 ) -> None:
     """Behaviour-clone only: a run that stops after its warm start and can be resumed into RL."""
     from vlarl.train import train as run_training
@@ -130,7 +134,9 @@ def evaluate(
         str | None, typer.Option("--tasks", metavar="A,B", help="Only these tasks, separated by commas.")
     ] = None,
     episodes: EpisodesOption = None,
-    decoding: Annotated[DecodingChoice, typer.Option("--decoding", help="How tokens are chosen.")] = DecodingChoice.greedy,
+    decoding: Annotated[
+        DecodingChoice, typer.Option("--decoding", help="How tokens are chosen.")
+    ] = DecodingChoice.greedy,
     temperature: Annotated[
         float | None, typer.Option("--temperature", metavar="T", help="With `--decoding sampled`.")
     ] = None,
@@ -252,7 +258,8 @@ def _watcher(console: Console, loaded: LoadedRecipe) -> Iterator[Watcher]:
         iteration=iteration,
         evaluation=lambda event: console.say(_evaluation_line(event)),
         warm_start=Progress(
-            recorded=lambda result: console.say(f"recorded {result.path.stem}: {result.recorded} episodes"), cloned=cloned
+            recorded=lambda result: console.say(f"recorded {result.path.stem}: {result.recorded} episodes"),
+            cloned=cloned,
         ),
     )
     try:

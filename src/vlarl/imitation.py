@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from vlarl.errors import RunError
+from vlarl.policies.protocol import Policy
 from vlarl.recipe.specs.learning import ImitationSpec
 from vlarl.seeding import generator
-from vlarl.types import Demonstrations, Observation
+from vlarl.types import Demonstrations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,15 +22,6 @@ class ImitationStats:
 
     losses: tuple[float, ...]  # one per update
     accuracy: float  # share of tokens that are the most likely one, last tenth of the updates
-
-
-class ClonablePolicy(Protocol):
-    """A policy that can be behaviour-cloned."""
-
-    def prepare(self, observation: Observation) -> Any: ...
-    def encode(self, actions: np.ndarray) -> np.ndarray: ...
-    def token_log_probs(self, inputs: Any, tokens: Tensor) -> Tensor: ...
-    def trainable_groups(self) -> dict[str, list[nn.Parameter]]: ...
 
 
 def learning_rate(spec: ImitationSpec, update: int) -> float:
@@ -43,7 +33,7 @@ def learning_rate(spec: ImitationSpec, update: int) -> float:
 
 
 def clone(
-    policy: ClonablePolicy,
+    policy: Policy,
     demonstrations: Demonstrations,
     spec: ImitationSpec,
     *,

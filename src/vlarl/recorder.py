@@ -141,7 +141,9 @@ class Recorder:
 
     def policy_digest(self) -> str:
         """Digest of the policy's present weights."""
-        return named_arrays_digest((name, value.cpu().numpy()) for name, value in self._parts.weights()["policy"].items())
+        return named_arrays_digest(
+            (name, value.cpu().numpy()) for name, value in self._parts.weights()["policy"].items()
+        )
 
     def close(self) -> None:
         self._events.close()
@@ -207,7 +209,10 @@ def restore(parts: Parts, found: checkpoint.Checkpoint) -> Progress:
     state = found.state
     if state["critic"] != parts.critic.identity:
         raise AssetError(
-            f"checkpoint {found.path.name} holds another critic than the recipe's", code="R355", place=str(found.path)
+            f"checkpoint {found.path.name} holds another critic than the recipe's",
+            code="R355",
+            place=str(found.path),
+            hint="set the section `critic` as in the checkpoint's state.json, or start a new run with `vlarl train`",
         )
     parts.policy.load_state_dict(found.tensors("policy"))
     parts.critic.load_state_dict(found.tensors("critic"))

@@ -9,7 +9,7 @@ import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from types import FrameType
@@ -46,7 +46,7 @@ class Watcher:
     say: Callable[[str], None] = lambda text: None
     iteration: Callable[[Mapping[str, Any]], None] = lambda event: None
     evaluation: Callable[[Mapping[str, Any]], None] = lambda event: None
-    warm_start: warmstart.Progress = warmstart.Progress()
+    warm_start: warmstart.Progress = field(default_factory=warmstart.Progress)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -323,7 +323,7 @@ def _describe(run: RunFolder, loaded: LoadedRecipe, parts: Parts, command: Seque
     """Recipe, overrides and provenance, on disk before the first step."""
     recipe = loaded.recipe
     with disk_errors(run.path):
-        write_bytes(run.recipe, loaded.path.read_bytes())
+        write_bytes(run.recipe, loaded.path.read_bytes() if loaded.path else resolved_yaml(recipe).encode())
         write_bytes(run.resolved_recipe, resolved_yaml(recipe).encode())
         write_json(run.path / "overrides.json", list(loaded.overrides))
     strict = recipe.determinism == "strict"

@@ -140,7 +140,9 @@ def _store(policy: Policy, folder: Path, summary: Mapping[str, Any]) -> None:
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
     with disk_errors(folder):
         temporary.mkdir(parents=True)
-        write_synced(temporary / _WEIGHTS, save({name: value.contiguous() for name, value in policy.state_dict().items()}))
+        write_synced(
+            temporary / _WEIGHTS, save({name: value.contiguous() for name, value in policy.state_dict().items()})
+        )
         write_json(temporary / _SUMMARY, {**summary, "weights": file_digest(temporary / _WEIGHTS)})
         _publish(temporary, folder)
 
@@ -160,7 +162,10 @@ def _load(policy: Policy, folder: Path) -> Mapping[str, Any]:
     summary: dict[str, Any] = json.loads((folder / _SUMMARY).read_text())
     if file_digest(folder / _WEIGHTS) != summary["weights"]:
         raise AssetError(
-            f"the cached warm start {folder.name[:12]} is damaged", code="R361", place=str(folder), hint=f"rm -r {folder}"
+            f"the cached warm start {folder.name[:12]} is damaged",
+            code="R361",
+            place=str(folder),
+            hint=f"rm -r {folder}",
         )
     policy.load_state_dict(load_file(folder / _WEIGHTS))
     return summary

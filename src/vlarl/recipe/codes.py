@@ -17,6 +17,10 @@ class Code:
 
 CODES: Mapping[str, Code] = MappingProxyType(
     {
+        "R100": Code(
+            "invalid recipe",
+            "What went wrong is in the diagnostics, each with a code of its own.",
+        ),
         "R101": Code(
             "not valid YAML",
             "The text could not be read as UTF-8 YAML 1.2. The place is where the reader lost the thread; the cause is "
@@ -180,8 +184,19 @@ CODES: Mapping[str, Code] = MappingProxyType(
         ),
         "R216": Code(
             "prompt too long",
-            "A task's instruction takes more tokens than `policy.max_prompt_length`. The limit exists so that"
-            " a batch has a bounded size; raise it.",
+            "A task's instruction takes more tokens than `policy.max_prompt_length`, which bounds the size of a batch. "
+            "The hint has the smallest limit that fits this instruction.",
+        ),
+        "R217": Code(
+            "policy and suite disagree about actions",
+            "Both state in words what the seven numbers of an action mean. Where the words differ, a policy would move "
+            "the robot by numbers meant otherwise, so the run does not start.",
+        ),
+        "R220": Code(
+            "not changeable on resume",
+            "A resumed run computes what the run would have computed without a stop, so only what changes no number may "
+            "differ: `name`, `run`, `train.iterations`, `suite.num_workers`, `suite.models_per_worker` and "
+            "`suite.renderer`. Not even `train.iterations` with `ppo.lr_decay: linear`, which spreads the decay over them.",
         ),
         "R300": Code(
             "unusable asset",
@@ -190,37 +205,60 @@ CODES: Mapping[str, Code] = MappingProxyType(
         ),
         "R301": Code(
             "no such run",
-            "The named run does not exist in the folder of runs, or no run has been started there yet.",
+            "There is no run of that name, neither as a path nor in the folder of runs (`--runs`, else `runs`). "
+            "`last` is the newest one.",
         ),
-        "R302": Code("not a run folder", "The folder has no manifest.json, which every run writes first."),
+        "R302": Code(
+            "not a run folder",
+            "The folder has no manifest.json, which every run writes before its first step.",
+        ),
         "R310": Code(
             "no demonstrations",
-            "`imitation.demonstrations` names nothing, or a folder without HDF5 files. `vlarl collect` records some.",
+            "`imitation.demonstrations` names a path that does not exist, or a folder without .hdf5 files. "
+            "`vlarl collect` records some.",
         ),
-        "R311": Code("unreadable demonstrations", "The file is not HDF5 in LIBERO's layout, or was cut short."),
+        "R311": Code(
+            "unreadable demonstrations",
+            "The file is not HDF5 in LIBERO's layout, was cut short, or holds arrays whose lengths do not fit one another.",
+        ),
         "R312": Code(
             "demonstrations of another image size",
-            "The images of the demonstrations must have the size that `suite.image_size` renders.",
+            "The images of the demonstrations must have the size that `suite.image_size` renders: the policy is built "
+            "for one size.",
         ),
-        "R313": Code("empty demonstrations", "The demonstration files hold no episode."),
+        "R313": Code("empty demonstrations", "The demonstration files are readable and hold no episode."),
+        "R314": Code(
+            "demonstrations exist",
+            "`vlarl collect` makes a new folder and never adds to or replaces one that exists.",
+        ),
+        "R315": Code(
+            "damaged warm start in the cache",
+            "Weights of an earlier behaviour cloning in `run.cache` differ from their recorded digest or cannot be read. "
+            "The folder can be deleted: the next run clones again and gets the same weights.",
+        ),
         "R320": Code(
             "damaged event file",
-            "A line of events.jsonl is not a record. The file is only ever appended to, so something else changed it.",
+            "A line of events.jsonl is not a record. A last line that a crash left torn is cut off without a word; this "
+            "one lies before it, so something other than vlarl changed the file.",
         ),
-        "R330": Code("unreadable manifest", "The run's manifest.json is missing or damaged."),
-        "R331": Code("manifest of another version", "The run was recorded by a vlarl with another manifest format."),
+        "R330": Code("unreadable manifest", "The run's manifest.json is missing, is not JSON or lacks its version."),
+        "R331": Code(
+            "manifest of another version",
+            "The run was recorded by a vlarl with another manifest format; `schema_version` in manifest.json says which.",
+        ),
         "R340": Code(
             "episode not kept",
-            "The episode has not finished, or `run.episodes: false` kept no arrays of it.",
+            "No finished episode of training has that slot and number, or the arrays of an iteration it spans are gone; "
+            "`run.episodes: false` keeps none.",
         ),
         "R350": Code(
             "no checkpoint",
-            "The run stopped before its first checkpoint; `run.checkpoint_every` says how often they are written.",
+            "The folder holds none: the run stopped during its warm start, after which the first checkpoint is written.",
         ),
         "R351": Code(
             "damaged checkpoint",
-            "A file of the checkpoint does not match its recorded digest. An earlier checkpoint is used where"
-            " there is one.",
+            "A file of the checkpoint is missing, cut short or differs from its recorded digest. Naming the run instead "
+            "of one checkpoint uses the newest whole one and says which were passed over.",
         ),
         "R352": Code("no usable checkpoint", "Every checkpoint of the run is damaged; the message says why for each."),
         "R353": Code(
@@ -229,84 +267,160 @@ CODES: Mapping[str, Code] = MappingProxyType(
         ),
         "R354": Code(
             "checkpoint of another version",
-            "The checkpoint was written by a vlarl with another checkpoint format.",
+            "The checkpoint was written by a vlarl with another checkpoint format or another recipe language.",
+        ),
+        "R355": Code(
+            "checkpoint of another critic",
+            "The checkpoint's critic has another kind or other sizes than the recipe's, so its weights do not fit.",
+        ),
+        "R360": Code(
+            "unusable evaluation",
+            "A file of an evaluation is missing or damaged, does not fit the other two, or tells of a suite that is not "
+            "installed.",
+        ),
+        "R361": Code(
+            "evaluations cannot be compared",
+            "Two evaluations are compared episode by episode, which needs the same suite, tasks, init states, "
+            "conventions and renderer in both.",
+        ),
+        "R362": Code(
+            "actions mean something else",
+            "The suite to evaluate on gives actions another meaning than the suite that the policy was trained on.",
+        ),
+        "R363": Code(
+            "no run to evaluate",
+            "Without `--checkpoint`, `vlarl eval` takes the newest run in the folder of runs that was trained on the "
+            "suite and has a checkpoint. There is none.",
+        ),
+        "R364": Code(
+            "no such evaluated episode",
+            "The run has no evaluation yet, or its evaluation does not hold that task or init state.",
         ),
         "U200": Code(
             "wrong command line",
             "A command got options or arguments it cannot use; `vlarl COMMAND --help` lists them.",
         ),
         "U201": Code("file exists", "`vlarl init` does not write over a file unless `--force` says so."),
-        "U202": Code("unknown name", "A suite, recipe, field or code of that name does not exist."),
+        "U202": Code("unknown name", "A suite, recipe, list, field or code of that name does not exist."),
+        "U210": Code(
+            "two policies at once",
+            "`--policy expert` and `--policy random` use no weights, so they take no `--checkpoint`.",
+        ),
+        "U211": Code(
+            "temperature without a use",
+            "Greedy decoding takes the likeliest token whatever the temperature, and sampling needs one above 0.",
+        ),
+        "U212": Code("unknown task", "`--tasks` names a task that the suite does not have."),
+        "U213": Code(
+            "impossible number of episodes",
+            "An evaluation runs at least one episode a task and at most one for each held-out init state of the suite.",
+        ),
+        "U214": Code(
+            "not an episode",
+            "`vlarl replay` takes TASK:INIT, the name of a task and the number of a held-out init state.",
+        ),
         "E400": Code(
             "machine not usable",
             "A run needs something this machine lacks: a library, a renderer, disk space.",
         ),
-        "E401": Code("missing package", "The part's own library is not installed."),
+        "E401": Code(
+            "missing package",
+            "The recipe uses a part whose own library is not installed; the hint names it.",
+        ),
         "E402": Code(
             "broken part",
             "An installed package offers a part through the entry-point group `vlarl.parts` that cannot be loaded.",
         ),
         "E410": Code(
-            "no renderer", "No library of the wanted renderer loads; the hint names the system package to install."
+            "no renderer",
+            "No library of the wanted renderer loads; the hint names the system packages to install. `vlarl doctor` "
+            "shows what was tried.",
         ),
         "E411": Code(
             "renderer chosen too late",
-            "MuJoCo was imported with another GL backend before the suite could choose its own.",
+            "MuJoCo reads its GL backend when it is imported, and something imported it with another one before the "
+            "suite could choose.",
         ),
         "E412": Code(
-            "simulator process ended",
-            "A simulator process ended before it was ready, usually for want of memory or a library.",
+            "simulator process ended early",
+            "A simulator process ended before it was ready, usually for want of memory or a library. What it printed is "
+            "above the message.",
         ),
         "E413": Code(
             "suite cannot be built",
             "The suite failed while a simulator process built it; the traceback is above the message.",
         ),
-        "E420": Code("run in use", "Another process holds the run folder; the message names it where it can."),
+        "E420": Code(
+            "run in use",
+            "Another process writes into the run folder; the message has its number and machine where they are known.",
+        ),
         "E421": Code("run cannot be locked", "The file system refuses the lock that keeps two processes off one run."),
-        "E430": Code("disk full", "A file could not be written for want of space. What existed before is intact."),
+        "E430": Code(
+            "disk full",
+            "A file could not be written for want of space. Files are written beside the old ones and renamed, so what "
+            "existed before is intact, checkpoints included.",
+        ),
         "E431": Code(
             "cannot write",
-            "A file could not be written; the message has the system's reason. What existed before is intact.",
+            "The system refused to write a file; the message has its reason. What existed before is intact.",
         ),
         "X500": Code("run failed", "The run stopped; what it kept is named with the message."),
-        "X510": Code("loss is not a number", "The PPO loss became infinite or undefined. The last checkpoint is kept."),
+        "X510": Code(
+            "not a number in the update",
+            "The PPO loss, or a value or log-probability of the rollout it is made of, became infinite or undefined. The "
+            "last checkpoint is kept; the update that failed is not in it.",
+        ),
         "X511": Code(
             "gradient is not a number",
-            "A gradient became infinite or undefined. The last checkpoint is kept.",
+            "A gradient became infinite or undefined, so the step was not taken. The last checkpoint is kept.",
         ),
         "X512": Code(
             "first ratio is not 1",
             "Before the first optimizer step the policy scored its own actions differently from when it chose"
             " them, beyond `ppo.ratio_tolerance`. Training on such ratios would be off-policy without a word.",
         ),
-        "X513": Code("reward is not a number", "A reward part returned an infinite or undefined value."),
+        "X513": Code(
+            "reward is not a number",
+            "A part of the reward returned an infinite or undefined value; the message names the part, slot and step.",
+        ),
         "X520": Code(
-            "imitation loss is not a number",
-            "Behaviour cloning diverged; a lower `imitation.lr` usually helps.",
+            "imitation is not a number",
+            "The loss or a gradient of behaviour cloning became infinite or undefined; a lower `imitation.lr` usually "
+            "helps.",
         ),
         "X521": Code(
             "expert too unreliable",
-            "The scripted expert failed so often that the demonstrations asked for could not be recorded.",
+            "The scripted expert failed so often that the successful episodes asked for were not reached in three times "
+            "as many tries; `imitation.noise` disturbs it.",
         ),
         "X530": Code(
             "physics diverged",
-            "The simulator's state became unstable. The same episode with the same actions repeats it.",
+            "The simulator's state became unstable and MuJoCo started over by itself. In training and evaluation the episode "
+            "counts as errored and the rest goes on.",
         ),
-        "X540": Code("no episode could begin", "Every simulation failed at its start, so there is nothing to collect."),
+        "X540": Code(
+            "no episode could begin",
+            "Every simulation failed at its start, so there is nothing to collect. The first traceback is above the "
+            "message.",
+        ),
         "X541": Code(
             "simulator processes keep dying",
-            "A process died again at a slot whose episode had already been given up as errored.",
+            "A dead process is replaced and its episodes replayed. This one died a third time at one slot, after the "
+            "episode there had been given up as errored, so the cause is not the episode.",
         ),
         "X575": Code(
             "stopped",
             "The run stopped on a signal with a complete checkpoint; `vlarl resume` goes on from it.",
         ),
         "D600": Code("drift", "A check found a difference from what was recorded."),
-        "D601": Code("stale generated file", "A committed file no longer matches the specs it is generated from."),
+        "D601": Code(
+            "stale generated file",
+            "The committed JSON schema or field reference no longer says what the specs say.",
+        ),
         "D610": Code(
             "replay differs",
-            "Replaying recorded actions led to another simulator state, so this machine or its libraries are "
-            "not those of the record.",
+            "Replaying recorded actions led to another simulator state or another end of the episode, so the machine or "
+            "its libraries are not those of the record.",
         ),
     }
 )

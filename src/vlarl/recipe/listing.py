@@ -27,7 +27,7 @@ def listing(what: str) -> dict[str, Table]:
         return {name: make() for name, make in _TABLES.items()}
     if what not in _TABLES:
         close = registry.suggest(what, _TABLES)
-        hint = f"did you mean `vlarl list {close}`?" if close else None
+        hint = f"did you mean `vlarl list {close}`?" if close else "`vlarl list` lists them all"
         raise UsageError(f"cannot list `{what}`; choose from {', '.join(_TABLES)}", code="U202", hint=hint)
     return {what: _TABLES[what]()}
 

@@ -112,7 +112,7 @@ def tasks_exist(recipe: Recipe) -> Iterator[Finding]:
         elif known is not None and task not in known:
             close = suggest(task, known)
             message = f"`{recipe.suite.name}` has no task `{task}`"
-            hint = f"did you mean `{close}`?" if close else None
+            hint = f"did you mean `{close}`?" if close else "leave `suite.tasks` out to use all of them"
             notes = () if close else (f"tasks of `{recipe.suite.name}`: {', '.join(known)}",)
             yield Finding("R206", path, message, reads, hint=hint, notes=notes)
         seen.add(task)

@@ -41,5 +41,5 @@ def find_recipe(text: str) -> Path:
     raise UsageError(
         f"there is no recipe `{text}`, neither as a file nor among the shipped ones ({', '.join(shipped)})",
         code="U202",
-        hint=f"did you mean `{close}`?" if close else None,
+        hint=f"did you mean `{close}`?" if close else "`vlarl list recipes` shows what each of them is",
     )

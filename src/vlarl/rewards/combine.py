@@ -24,6 +24,10 @@ class Rewards:
         for name, values in breakdown.items():
             if not np.isfinite(values).all():
                 slot, step = np.argwhere(~np.isfinite(values))[0]
-                raise RunError(f"reward `{name}` is not a number at slot {slot}, step {step}", code="X513")
-        total = np.sum(list(breakdown.values()), axis=0, dtype=np.float32)
+                raise RunError(
+                    f"reward `{name}` is not a number at slot {slot}, step {step}",
+                    code="X513",
+                    hint=f"start a new run without it, or mend the part `{name}`",
+                )
+        total = np.stack(list(breakdown.values())).sum(axis=0, dtype=np.float32)
         return Scored(rollout=rollout, rewards=total, breakdown=breakdown)

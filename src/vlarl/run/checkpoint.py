@@ -178,7 +178,7 @@ def _newest_usable(source: Path) -> Checkpoint:
             f"{source} has no checkpoint",
             code="R350",
             place=str(source),
-            hint="a run writes its first one after `run.checkpoint_every` iterations; name a run that got that far",
+            hint="a run writes its first one after the warm start; name a run that got that far",
         )
     passed_over: list[str] = []
     for path in sorted(numbered, reverse=True):

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from vlarl.errors import VlarlError
+from vlarl.errors import EnvironmentUnusable
 from vlarl.recipe.specs.suites import SuiteSpec
 from vlarl.registry import build
 from vlarl.seeding import generator
@@ -46,7 +46,7 @@ def run_baseline(
     """Every episode of ``specs`` once, in their order, on ``num_workers`` processes.
 
     An episode depends on its spec and ``seed`` alone, so the number of processes changes nothing. One in which
-    the simulator raises is errored; a VlarlError ends it all.
+    the simulator raises is errored; EnvironmentUnusable ends it all.
     """
     # Neighbours in the sorted list share their task, so that a process compiles few of them.
     ordered = sorted(specs)
@@ -86,7 +86,7 @@ def _trial(suite: Suite, simulation: Simulation, spec: EpisodeSpec, job: Baselin
     success = errored = False
     try:
         success = _drive(suite, simulation, spec, job, actions)
-    except VlarlError:
+    except EnvironmentUnusable:
         raise
     except Exception:  # a simulator may fail in any way; the episode is lost, the others are not
         traceback.print_exc(file=sys.stderr)

@@ -36,7 +36,12 @@ class DemonstrationWriter:
         environment = {
             "env_name": task.suite,
             "type": 1,
-            "env_kwargs": {"camera_heights": image_size, "camera_widths": image_size, "control_freq": control_hz, **suite},
+            "env_kwargs": {
+                "camera_heights": image_size,
+                "camera_widths": image_size,
+                "control_freq": control_hz,
+                **suite,
+            },
         }
         self._data.attrs["env_args"] = json.dumps(environment, sort_keys=True)
         self._data.attrs["env_name"] = task.suite
@@ -87,7 +92,9 @@ def demonstration_files(source: Path) -> list[Path]:
     """HDF5 files at ``source``, a file or a folder; AssetError when there is none."""
     if not source.exists():
         raise AssetError(
-            f"no demonstrations at {source}", code="R310", hint="`vlarl collect RECIPE --out DIR` records the scripted experts"
+            f"no demonstrations at {source}",
+            code="R310",
+            hint="`vlarl collect RECIPE --out DIR` records the scripted experts",
         )
     files = [source] if source.is_file() else sorted(source.glob("*.hdf5"))
     if not files:
@@ -167,7 +174,9 @@ def load_demonstrations(files: Sequence[Path], *, image_size: int) -> Demonstrat
             actions.append(trajectory.actions)
             tasks.append(np.full(len(trajectory.actions), instructions.index(trajectory.instruction), np.int32))
     if not actions:
-        raise AssetError("the demonstration files hold no episode", code="R313", hint="record some with `vlarl collect`")
+        raise AssetError(
+            "the demonstration files hold no episode", code="R313", hint="record some with `vlarl collect`"
+        )
     return Demonstrations(
         images=np.concatenate(images),
         tasks=np.concatenate(tasks),

@@ -85,7 +85,10 @@ class Suite(Protocol):
         ...
 
     def demonstration_arrays(self, simulation: Simulation) -> dict[str, np.ndarray]:
-        """One step's low-dimensional observations under LIBERO's names (ee_pos, ee_ori, ee_states, gripper_states, joint_states, states)."""
+        """One step's low-dimensional observations under LIBERO's names.
+
+        ee_pos, ee_ori, ee_states, gripper_states, joint_states, and states: the flattened simulator state.
+        """
         ...
 
 

@@ -72,12 +72,15 @@ def record(job: RecordingJob) -> RecordingResult:
         while recorded < job.num_episodes:
             if tried >= 20 + 3 * job.num_episodes:
                 raise RunError(
-                    f"the expert solved {recorded} of {tried} episodes of `{task.name}`; {job.num_episodes} were asked for",
+                    f"the expert solved {recorded} of {tried} episodes of `{task.name}`; {job.num_episodes} are wanted",
                     code="X521",
                     hint="lower imitation.noise, or leave the task out with suite.tasks",
                 )
             spec = EpisodeSpec(
-                job.task, "train", tried % suite.num_inits(job.task, "train"), seed(job.seed, "demo", task.name, tried) >> 32
+                job.task,
+                "train",
+                tried % suite.num_inits(job.task, "train"),
+                seed(job.seed, "demo", task.name, tried) >> 32,
             )
             trajectory = record_episode(suite, simulation, spec, job)
             tried += 1

@@ -146,8 +146,8 @@ class Worker:
                 if attempt:
                     self._bring(slot, row, length)
                 return self._present[slot].advance(arrays.history[slot, length].copy())
-            except VlarlError:
-                raise
+            except EnvironmentUnusable:
+                raise  # the machine's fault, not the episode's
             except Exception:
                 self._abandon(slot, row)
         return None
@@ -186,7 +186,7 @@ class Worker:
                 try:
                     self._bring(slot, row, length)
                     return True
-                except VlarlError:
+                except EnvironmentUnusable:
                     raise
                 except Exception:
                     self._abandon(slot, row)

@@ -139,7 +139,9 @@ def _make_ordinal(model: LlamaForCausalLM) -> None:
     width = model.config.hidden_size
     centre = torch.linspace(1.0, -1.0, NUM_BINS)[:, None]
     frequency = torch.arange(1, width // 2 + 1)[None]
-    waves = torch.cat([torch.cos(torch.pi / 2 * centre * frequency), torch.sin(torch.pi / 2 * centre * frequency)], dim=1)
+    waves = torch.cat(
+        [torch.cos(torch.pi / 2 * centre * frequency), torch.sin(torch.pi / 2 * centre * frequency)], dim=1
+    )
     waves = waves / (1.0 + 0.15 * frequency.repeat(1, 2))
     waves = waves - waves.mean(dim=0)
     rows = slice(VOCABULARY_SIZE, VOCABULARY_SIZE + NUM_BINS)

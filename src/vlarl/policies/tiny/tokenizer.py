@@ -36,28 +36,159 @@ def load_tokenizer() -> Tokenizer:
 def encode_prompt(instruction: str) -> list[int]:
     """Token ids of the prompt, BOS first."""
     tokenizer = load_tokenizer()
-    return [tokenizer.token_to_id(BOS), *tokenizer.encode(prompt(instruction), add_special_tokens=False).ids]
+    begin = tokenizer.token_to_id(BOS)
+    assert begin is not None, "the shipped vocabulary has it"
+    return [begin, *tokenizer.encode(prompt(instruction), add_special_tokens=False).ids]
 
 
 def _corpus() -> list[str]:
     """Household manipulation sentences, so that common words become single tokens."""
-    verbs = (
-        "pick up|grasp|lift|move|take|get|bring|push|slide|nudge|pull|open|close|turn on|turn off|press|touch|reach|"
-        "stack|place|put|set|drop|insert|rotate|hold|carry|drag|point to|go to|move to|hover over"
-    ).split("|")
-    colours = "red|green|blue|yellow|orange|purple|pink|black|white|grey|brown|small|large|left|right|front|back".split("|")
-    things = (
-        "cube|block|box|bowl|plate|mug|cup|bottle|can|soup|sauce|cheese|butter|milk|juice|drawer|cabinet|door|handle|"
-        "button|stove|basket|tray|rack|book|caddy|microwave|pan|pot|zone|target|square|area|table|ball|cylinder|"
-        "lid|knob|switch|wine bottle|cream cheese|salad dressing|tomato sauce|chocolate pudding|moka pot|frying pan"
-    ).split("|")
-    places = (
-        "on|onto|on top of|in|into|inside|under|next to|near|to|to the left of|to the right of|between|behind|"
-        "in front of|at|over|toward|towards|away from|from"
-    ).split("|")
-    tails = "and then|then|and|with|until|of|it|both|first|second|middle|bottom|top|the robot arm|one|other".split("|")
+    verbs = [
+        "pick up",
+        "grasp",
+        "lift",
+        "move",
+        "take",
+        "get",
+        "bring",
+        "push",
+        "slide",
+        "nudge",
+        "pull",
+        "open",
+        "close",
+        "turn on",
+        "turn off",
+        "press",
+        "touch",
+        "reach",
+        "stack",
+        "place",
+        "put",
+        "set",
+        "drop",
+        "insert",
+        "rotate",
+        "hold",
+        "carry",
+        "drag",
+        "point to",
+        "go to",
+        "move to",
+        "hover over",
+    ]
+    colours = [
+        "red",
+        "green",
+        "blue",
+        "yellow",
+        "orange",
+        "purple",
+        "pink",
+        "black",
+        "white",
+        "grey",
+        "brown",
+        "small",
+        "large",
+        "left",
+        "right",
+        "front",
+        "back",
+    ]
+    things = [
+        "cube",
+        "block",
+        "box",
+        "bowl",
+        "plate",
+        "mug",
+        "cup",
+        "bottle",
+        "can",
+        "soup",
+        "sauce",
+        "cheese",
+        "butter",
+        "milk",
+        "juice",
+        "drawer",
+        "cabinet",
+        "door",
+        "handle",
+        "button",
+        "stove",
+        "basket",
+        "tray",
+        "rack",
+        "book",
+        "caddy",
+        "microwave",
+        "pan",
+        "pot",
+        "zone",
+        "target",
+        "square",
+        "area",
+        "table",
+        "ball",
+        "cylinder",
+        "lid",
+        "knob",
+        "switch",
+        "wine bottle",
+        "cream cheese",
+        "salad dressing",
+        "tomato sauce",
+        "chocolate pudding",
+        "moka pot",
+        "frying pan",
+    ]
+    places = [
+        "on",
+        "onto",
+        "on top of",
+        "in",
+        "into",
+        "inside",
+        "under",
+        "next to",
+        "near",
+        "to",
+        "to the left of",
+        "to the right of",
+        "between",
+        "behind",
+        "in front of",
+        "at",
+        "over",
+        "toward",
+        "towards",
+        "away from",
+        "from",
+    ]
+    tails = [
+        "and then",
+        "then",
+        "and",
+        "with",
+        "until",
+        "of",
+        "it",
+        "both",
+        "first",
+        "second",
+        "middle",
+        "bottom",
+        "top",
+        "the robot arm",
+        "one",
+        "other",
+    ]
     sentences = [f"{verb} the {colour} {thing}" for verb, colour, thing in product(verbs, colours, things)]
-    sentences += [f"{place} the {thing} {tail} {verb}" for place, thing, tail, verb in product(places, things, tails, verbs[:8])]
+    sentences += [
+        f"{place} the {thing} {tail} {verb}" for place, thing, tail, verb in product(places, things, tails, verbs[:8])
+    ]
     return sentences
 
 

@@ -19,6 +19,8 @@ class SpatialSoftmax(nn.Module):
     The deviation counts as a constant in the gradient: it only sets the scale, and its gradient costs a third.
     """
 
+    grid: Tensor  # (S * S, 2)
+
     def __init__(self, num_channels: int, side: int) -> None:
         super().__init__()
         axis = torch.linspace(-1.0, 1.0, side)
