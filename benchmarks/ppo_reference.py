@@ -167,7 +167,9 @@ def main() -> None:
         orders = minibatch_orders(SEED, 0, len(batch), spec.epochs)
         turns: dict[str, Callable[[], object]] = {
             "vlarl": lambda ppo=ppo: ppo.update(batch, 0),
-            "reference": lambda pair=theirs, by=optimizer, orders=orders: reference_update(*pair, by, batch, spec, orders),
+            "reference": lambda pair=theirs, by=optimizer, orders=orders: reference_update(
+                *pair, by, batch, spec, orders
+            ),
         }
         for name in sorted(turns, reverse=bool(repeat % 2)):
             spent = timed(turns[name])
@@ -176,7 +178,8 @@ def main() -> None:
                 print(f"{name:>10} {spent[0]:7.3f} s, {spent[1]:7.3f} s of processor", file=sys.stderr)
         difference = max(difference, largest_difference(ours, theirs))
     wall, processor = (
-        {name: statistics.median(spent[clock] for spent in turns) for name, turns in seconds.items()} for clock in (0, 1)
+        {name: statistics.median(spent[clock] for spent in turns) for name, turns in seconds.items()}
+        for clock in (0, 1)
     )
     found = {
         "seconds": wall,

@@ -6,9 +6,9 @@ import json
 import random
 
 import numpy as np
-from builders import finished, make_rollout
 from scipy import stats
 
+from builders import finished, make_rollout
 from vlarl.curriculum import OutcomeCounts, UniformCurriculum
 from vlarl.recipe.specs.rewards import UniformCurriculumSpec
 from vlarl.types import EpisodeSpec

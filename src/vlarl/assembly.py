@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlarl.errors import RecipeError
+from pydantic import ValidationError
+
+from vlarl.errors import AssetError, RecipeError
 from vlarl.ppo import Ppo
 from vlarl.recipe.schema import Recipe
 from vlarl.registry import build
@@ -91,6 +93,7 @@ class LoadedPolicy:
     suite: Suite
     iteration: int
     digest: str  # of the policy's weights
+    passed_over: tuple[str, ...]  # newer checkpoints that are damaged, and how
 
 
 def load_policy(source: Path) -> LoadedPolicy:
@@ -101,11 +104,30 @@ def load_policy(source: Path) -> LoadedPolicy:
     from vlarl.digest import named_arrays_digest
 
     found = checkpoint.load(source)
-    recipe = Recipe.model_validate_json(str(found.state["recipe"]))
+    recipe = _stored_recipe(found)
     apply_determinism(recipe.determinism, recipe.train.torch_threads)
     suite = build_suite(recipe)
     policy = build_policy(recipe, suite)
     checkpoint.load(found.path, policy=policy.identity)
     policy.load_state_dict(found.tensors("policy"))
     digest = named_arrays_digest((name, tensor.cpu().numpy()) for name, tensor in policy.state_dict().items())
-    return LoadedPolicy(policy=policy, recipe=recipe, suite=suite, iteration=found.iteration, digest=digest)
+    return LoadedPolicy(
+        policy=policy,
+        recipe=recipe,
+        suite=suite,
+        iteration=found.iteration,
+        digest=digest,
+        passed_over=found.warnings,
+    )
+
+
+def _stored_recipe(found: checkpoint.Checkpoint) -> Recipe:
+    try:
+        return Recipe.model_validate_json(found.state["recipe"])
+    except (KeyError, ValidationError) as error:
+        raise AssetError(
+            f"checkpoint {found.path.name} holds a recipe that this vlarl does not understand",
+            code="R354",
+            place=str(found.path),
+            hint="use the version of vlarl that the run's manifest.json names",
+        ) from error

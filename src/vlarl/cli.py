@@ -26,10 +26,15 @@ def main(arguments: list[str] | None = None) -> None:
             print(problem.format_message())
         elif "--json" in words:
             Console("usage", as_json=True, display=Display.none).document(
-                ok=False, error={"code": "U200", "message": problem.format_message()}
+                ok=False, error={"code": "U200", "message": problem.format_message(), "hint": _help_hint(problem)}
             )
         else:
             problem.show()
         sys.exit(int(Exit.USAGE))
     except typer.Abort:
         sys.exit(int(Exit.INTERRUPTED))
+
+
+def _help_hint(problem: Any) -> str:
+    command = problem.ctx.command_path if problem.ctx is not None else "vlarl"
+    return f"`{command} --help` lists what it takes"

@@ -101,6 +101,7 @@ def guarded(console: Console, body: Callable[[], Exit | None]) -> Exit:
         console.failure(error)
         return error.exit_status
     except KeyboardInterrupt:
+        console.document(ok=False, error={"code": None, "message": "interrupted"})
         console.say("interrupted")
         return Exit.INTERRUPTED
     except BrokenPipeError:

@@ -26,7 +26,7 @@ from vlarl.results import (
     write,
 )
 from vlarl.results_text import table
-from vlarl.run.checkpoint import iterations
+from vlarl.run.checkpoint import is_checkpoint, iterations
 from vlarl.run.folder import RunFolder, latest, open_run
 from vlarl.suites.baselines import Baseline
 from vlarl.suites.protocol import Suite
@@ -48,6 +48,7 @@ class EvaluationOutcome:
     path: Path | None  # where it was written; None: nowhere
     run: str | None  # the run whose checkpoint it was
     chosen: str | None  # in words, when the run was not named but found
+    passed_over: tuple[str, ...] = ()  # newer checkpoints of the run that are damaged, and how
 
     @property
     def exit_status(self) -> Exit:
@@ -91,11 +92,20 @@ def evaluate(
         result = _baseline(policy, request)
         path = write(result.document, result.trials, out) if out is not None else None
         return EvaluationOutcome(document=result.document, path=path, run=None, chosen=None)
+    from vlarl.assembly import load_policy
+
     source, run, chosen = _source(checkpoint, suite, runs)
-    result = _checkpoint(source, run.id if run else None, request)
+    loaded = load_policy(source)
+    result = _checkpoint(loaded, run.id if run else None, request)
     folder = out or (run.evaluations if run else None)
     path = write(result.document, result.trials, folder, free_label(folder, result.document)) if folder else None
-    return EvaluationOutcome(document=result.document, path=path, run=run.id if run else None, chosen=chosen)
+    return EvaluationOutcome(
+        document=result.document,
+        path=path,
+        run=run.id if run else None,
+        chosen=chosen,
+        passed_over=loaded.passed_over,
+    )
 
 
 def episodes_of(suite: Suite, names: Sequence[str] | None, episodes: int) -> tuple[EpisodeSpec, ...]:
@@ -142,6 +152,7 @@ def outcome_text(outcome: EvaluationOutcome) -> str:
 def outcome_notes(outcome: EvaluationOutcome) -> list[str]:
     """For stderr: which run was chosen, where the files are, whether errors spoil it."""
     notes = [outcome.chosen] if outcome.chosen else []
+    notes += [f"passed over a checkpoint: {reason}" for reason in outcome.passed_over]
     notes += [f"written to {outcome.path}"] if outcome.path else []
     if outcome.exit_status is not Exit.OK:
         errors, n = outcome.document["overall"]["errors"], outcome.document["overall"]["episodes"]
@@ -155,6 +166,7 @@ def outcome_json(outcome: EvaluationOutcome) -> dict[str, Any]:
         "evaluation": dict(outcome.document),
         "path": str(outcome.path) if outcome.path else None,
         "run": outcome.run,
+        "passed_over": list(outcome.passed_over),
     }
 
 
@@ -212,10 +224,7 @@ def _baseline(policy: Baseline, request: _Request) -> EvaluationResult:
     )
 
 
-def _checkpoint(source: Path, run: str | None, request: _Request) -> EvaluationResult:
-    from vlarl.assembly import load_policy
-
-    loaded = load_policy(source)
+def _checkpoint(loaded: LoadedPolicy, run: str | None, request: _Request) -> EvaluationResult:
     section = loaded.recipe.evaluation
     spec = _suite_spec(loaded.recipe.suite, request.suite, request.num_workers)
     suite: Suite = build(spec)
@@ -268,7 +277,7 @@ def _source(checkpoint: str | None, suite: str, runs: Path) -> tuple[Path, RunFo
             )
         return found.path, found, f"checkpoint: the newest run trained on {suite}, {found.id}"
     path = Path(checkpoint)
-    if (path / "state.json").is_file():
+    if is_checkpoint(path):
         parents = path.resolve().parents
         run = RunFolder(parents[1]) if (parents[1] / "manifest.json").is_file() else None
         return path, run, None

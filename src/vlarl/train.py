@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
@@ -303,20 +303,28 @@ def _ending(run: RunFolder) -> Iterator[None]:
     try:
         yield
     except Stopped as stopped:
-        manifest.finish(run, "stopped", int(stopped.exit_status))
+        _finish_manifest(run, "stopped", int(stopped.exit_status))
         raise
     except VlarlError as error:
         newest = checkpoint.iterations(run.checkpoints)
         if newest and error.kept is None:
             error.kept = f"checkpoint of iteration {newest[-1]}; `vlarl resume {run.path}` goes on from it"
-        manifest.finish(run, "failed", int(error.exit_status), {"error": error.code, "message": error.message})
+        _finish_manifest(run, "failed", int(error.exit_status), {"error": error.code, "message": error.message})
         raise
     except KeyboardInterrupt:
-        manifest.finish(run, "interrupted", 130)
+        _finish_manifest(run, "interrupted", 130)
         raise
     except Exception as error:
-        manifest.finish(run, "failed", 1, {"error": type(error).__name__, "message": str(error)})
+        _finish_manifest(run, "failed", 1, {"error": type(error).__name__, "message": str(error)})
         raise
+
+
+def _finish_manifest(
+    run: RunFolder, status: manifest.Status, exit_code: int, outcome: Mapping[str, Any] | None = None
+) -> None:
+    """Where it can be written: a full disk must not hide what ended the run."""
+    with suppress(VlarlError):
+        manifest.finish(run, status, exit_code, outcome)
 
 
 def _describe(run: RunFolder, loaded: LoadedRecipe, parts: Parts, command: Sequence[str]) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -93,7 +94,7 @@ def obtain_demonstrations(
     folder = cache / "demonstrations" / json_digest(wanted)
     if not folder.is_dir():
         temporary = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
-        with disk_errors(folder):
+        with disk_errors(folder), _discarded_on_failure(temporary):
             record_experts(spec, suite_spec, suite, seed, temporary, progress)
             _publish(temporary, folder)
     return folder
@@ -138,13 +139,22 @@ def _store(policy: Policy, folder: Path, summary: Mapping[str, Any]) -> None:
     from safetensors.torch import save
 
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
-    with disk_errors(folder):
+    with disk_errors(folder), _discarded_on_failure(temporary):
         temporary.mkdir(parents=True)
         write_synced(
             temporary / _WEIGHTS, save({name: value.contiguous() for name, value in policy.state_dict().items()})
         )
         write_json(temporary / _SUMMARY, {**summary, "weights": file_digest(temporary / _WEIGHTS)})
         _publish(temporary, folder)
+
+
+@contextmanager
+def _discarded_on_failure(temporary: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
 
 
 def _publish(temporary: Path, folder: Path) -> None:
@@ -159,13 +169,17 @@ def _load(policy: Policy, folder: Path) -> Mapping[str, Any]:
 
     from safetensors.torch import load_file
 
-    summary: dict[str, Any] = json.loads((folder / _SUMMARY).read_text())
-    if file_digest(folder / _WEIGHTS) != summary["weights"]:
+    try:
+        summary: dict[str, Any] = json.loads((folder / _SUMMARY).read_text())
+        whole = file_digest(folder / _WEIGHTS) == summary["weights"]
+    except (OSError, ValueError, KeyError):
+        whole = False
+    if not whole:
         raise AssetError(
             f"the cached warm start {folder.name[:12]} is damaged",
-            code="R361",
+            code="R315",
             place=str(folder),
-            hint=f"rm -r {folder}",
+            hint=f"delete it, the next run clones again: rm -r {folder}",
         )
     policy.load_state_dict(load_file(folder / _WEIGHTS))
     return summary

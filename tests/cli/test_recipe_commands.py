@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import vlarl
-from vlarl import cli
+from vlarl import cli, cli_command
 from vlarl.console import Console, Display
 from vlarl.errors import Exit, RunError
 from vlarl.recipe.load import load_recipe
@@ -303,7 +303,7 @@ def test_errors_become_statuses(error: BaseException, status: Exit, capsys: pyte
     def fail() -> None:
         raise error
 
-    assert cli.guarded(Console("x"), fail) == status
+    assert cli_command.guarded(Console("x"), fail) == status
     assert ("kept: checkpoint 40" in capsys.readouterr().err) == isinstance(error, RunError)
 
 

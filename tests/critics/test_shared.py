@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from builders import INSTRUCTIONS, observation, shared_critic, tiny_policy, weights
 
+from builders import INSTRUCTIONS, observation, shared_critic, tiny_policy, weights
 from vlarl.critics.heads import ValueHead
 from vlarl.critics.shared import SharedCritic
 from vlarl.policies.tiny.policy import TinyPolicy
@@ -73,7 +73,9 @@ def test_a_value_does_not_depend_on_its_neighbours(policy: TinyPolicy, critic: S
     seen = observation(3)
     together = values(policy, critic, seen)
     for i in range(3):
-        alone = values(policy, critic, Observation(images=seen.images[i : i + 1], instructions=seen.instructions[i : i + 1]))
+        alone = values(
+            policy, critic, Observation(images=seen.images[i : i + 1], instructions=seen.instructions[i : i + 1])
+        )
         torch.testing.assert_close(alone[0], together[i], atol=1e-5, rtol=0)
 
 

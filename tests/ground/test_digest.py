@@ -117,6 +117,12 @@ def test_chain_depends_on_every_record_and_their_order() -> None:
         return link
 
     one, two, three = {"i": 1}, {"i": 2}, {"i": 3}
-    chains = [chain(one, two, three), chain(two, one, three), chain(one, two), chain(one, three), chain(three, two, three)]
+    chains = [
+        chain(one, two, three),
+        chain(two, one, three),
+        chain(one, two),
+        chain(one, three),
+        chain(three, two, three),
+    ]
     assert len(set(chains)) == len(chains)
     assert chain(one) == hashlib.sha256((GENESIS + '{"i":1}').encode()).hexdigest()

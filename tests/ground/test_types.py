@@ -7,9 +7,9 @@ import inspect
 
 import numpy as np
 import pytest
-from builders import make_rollout
 
 import vlarl.types
+from builders import make_rollout
 from vlarl.types import Demonstrations, EpisodeSpec
 
 
@@ -37,7 +37,7 @@ def test_episode_specs_sort_by_task_then_split_then_init_then_seed() -> None:
         EpisodeSpec(0, "train", 2, 0),
         EpisodeSpec(1, "eval", 0, 0),
     ]
-    assert sorted(reversed(ordered)) == ordered
+    assert sorted([ordered[i] for i in (3, 0, 4, 2, 1)]) == ordered
     assert len({*ordered, EpisodeSpec(1, "eval", 0, 0)}) == len(ordered)
 
 

@@ -6,10 +6,10 @@ from itertools import product
 
 import numpy as np
 import pytest
-from builders import make_rollout
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from builders import make_rollout
 from vlarl.advantages import Truncation, advantages, normalized
 from vlarl.types import Batch, Rollout, Scored
 
@@ -37,7 +37,11 @@ def brute_force(given: Scored, gamma: float, gae_lambda: float, truncation: Trun
         for n, t in enumerate(range(start, stop + 1), start=1):
             discounted += gamma ** (n - 1) * float(given.rewards[slot, t])
             if t < stop:
-                total += (1 - gae_lambda) * gae_lambda ** (n - 1) * (discounted + gamma**n * float(rollout.values[slot, t + 1]))
+                total += (
+                    (1 - gae_lambda)
+                    * gae_lambda ** (n - 1)
+                    * (discounted + gamma**n * float(rollout.values[slot, t + 1]))
+                )
                 continue
             if not ended[slot, t]:
                 after = float(rollout.last_values[slot])

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders import INSTRUCTIONS, IMAGE_SIZE, tiny_policy, weights
 
+from builders import IMAGE_SIZE, INSTRUCTIONS, tiny_policy, weights
 from vlarl.errors import RunError
 from vlarl.imitation import ImitationStats, clone, learning_rate
 from vlarl.policies.tiny.policy import TinyPolicy
@@ -78,8 +78,8 @@ def test_every_step_is_seen_before_one_is_seen_again() -> None:
 
     class Watched(TinyPolicy):
         def prepare(self, observation: Any) -> Any:
-            for image in observation.images:
-                seen.append(next(i for i in range(12) if np.array_equal(given.images[i], image)))
+            rows = range(len(given))
+            seen.extend(next(i for i in rows if np.array_equal(given.images[i], one)) for one in observation.images)
             return super().prepare(observation)
 
     plain = tiny_policy()

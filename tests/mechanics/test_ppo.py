@@ -9,12 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import ppo_reference
 import pytest
 import torch
-from builders import make_batch, observation, shared_critic, tiny_policy, weights
 from torch import Tensor
 
+import ppo_reference
+from builders import make_batch, observation, shared_critic, tiny_policy, weights
 from vlarl.critics.shared import SharedCritic
 from vlarl.errors import RunError
 from vlarl.policies.tiny.policy import TinyPolicy
@@ -112,18 +112,20 @@ POLICY_MUTANTS: dict[str, PolicyLoss] = {
     "advantage negated": lambda log_ratio, a, clip: policy_loss(log_ratio, -a, clip),
     "clip dropped": lambda log_ratio, a, clip: -log_ratio.exp() * a,
     "always clipped": lambda log_ratio, a, clip: -_clipped(log_ratio, clip) * a,
-    "min and max swapped": lambda log_ratio, a, clip: -torch.maximum(log_ratio.exp() * a, _clipped(log_ratio, clip) * a),
-    "clip of the log ratio": lambda log_ratio, a, clip: -torch.minimum(
-        log_ratio.exp() * a, log_ratio.clamp(-clip, clip).exp() * a
+    "min and max swapped": lambda log_ratio, a, clip: (
+        -torch.maximum(log_ratio.exp() * a, _clipped(log_ratio, clip) * a)
     ),
-    "log ratio for ratio": lambda log_ratio, a, clip: -torch.minimum(
-        log_ratio * a, log_ratio.clamp(1 - clip, 1 + clip) * a
+    "clip of the log ratio": lambda log_ratio, a, clip: (
+        -torch.minimum(log_ratio.exp() * a, log_ratio.clamp(-clip, clip).exp() * a)
     ),
-    "no lower bound": lambda log_ratio, a, clip: -torch.minimum(
-        log_ratio.exp() * a, log_ratio.exp().clamp(max=1 + clip) * a
+    "log ratio for ratio": lambda log_ratio, a, clip: (
+        -torch.minimum(log_ratio * a, log_ratio.clamp(1 - clip, 1 + clip) * a)
     ),
-    "no upper bound": lambda log_ratio, a, clip: -torch.minimum(
-        log_ratio.exp() * a, log_ratio.exp().clamp(min=1 - clip) * a
+    "no lower bound": lambda log_ratio, a, clip: (
+        -torch.minimum(log_ratio.exp() * a, log_ratio.exp().clamp(max=1 + clip) * a)
+    ),
+    "no upper bound": lambda log_ratio, a, clip: (
+        -torch.minimum(log_ratio.exp() * a, log_ratio.exp().clamp(min=1 - clip) * a)
     ),
     "gradient lost": lambda log_ratio, a, clip: policy_loss(log_ratio.detach(), a, clip) + 0.0 * log_ratio,
 }
@@ -186,7 +188,9 @@ def test_equals_a_plain_reference_loop(stop_gradient: bool, value_clip: float | 
     policy = tiny_policy()
     critic = shared_critic(policy, stop_gradient=stop_gradient)
     batch = make_batch(policy, critic, 30)
-    knobs = spec(minibatch_size=8, epochs=2, entropy_bonus=0.01, value_coef=0.5, value_clip=value_clip, max_grad_norm=0.5)
+    knobs = spec(
+        minibatch_size=8, epochs=2, entropy_bonus=0.01, value_coef=0.5, value_clip=value_clip, max_grad_norm=0.5
+    )
     theirs = copy.deepcopy((policy, critic))
     before = weights(policy, critic)
     stats = Ppo(knobs, policy, critic, critic_warmup=0, iterations=1, seed=SEED).update(batch, 0)
@@ -239,23 +243,23 @@ def test_seed_and_iteration_order_the_minibatches(parts: Parts, seed: int, itera
 
 
 def test_every_epoch_has_its_own_order_and_covers_the_batch(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
-    taken: list[list[int]] = []
+    taken: list[int] = []
     ppo = make_ppo(parts, epochs=2)
     accumulate = ppo._accumulate
 
     def spy(minibatch: Minibatch, trains_policy: bool) -> dict[str, float]:
-        taken.append(minibatch.rows.tolist())
+        taken.extend(minibatch.rows.tolist())
         return accumulate(minibatch, trains_policy)
 
     monkeypatch.setattr(ppo, "_accumulate", spy)
     ppo.update(parts[2], 0)
-    first, second = sum(taken[:3], []), sum(taken[3:], [])
+    first, second = taken[:24], taken[24:]
     assert sorted(first) == sorted(second) == list(range(24))
     assert first != second
 
 
 def test_good_actions_become_likelier_and_bad_ones_rarer(parts: Parts) -> None:
-    policy, critic, batch = parts
+    policy, _, batch = parts
     tokens, inputs = torch.from_numpy(batch.tokens), policy.prepare(Minibatch(batch, np.arange(24)).observation())
     ppo = make_ppo(parts, epochs=4)
     before = policy.score(inputs, tokens, temperature=1.0).log_prob.detach()
@@ -342,9 +346,8 @@ def test_decay_of_the_learning_rates(parts: Parts, lr_decay: str, shares: tuple[
 
 
 def test_target_kl_ends_the_update_before_the_step_that_would_go_further(parts: Parts) -> None:
-    policy, _, batch = parts
     ppo = make_ppo(parts, target_kl=1e-3, epochs=50)
-    stats = ppo.update(batch, 0)
+    stats = ppo.update(parts[2], 0)
     assert stats.epochs_done < 50
     assert stats.num_minibatches < 150
     steps = {int(state["step"]) for state in ppo.optimizers["policy"].state.values()}

@@ -25,7 +25,9 @@ INSTRUCTIONS = tuple(task.instruction for task in fake_suite.tasks())
 
 
 def assign(slot: int, index: int) -> EpisodeSpec:
-    return EpisodeSpec(task=(slot + 2 * index) % 3, split="train", init=(slot * 7 + index) % 11, seed=slot * 1000 + index)
+    return EpisodeSpec(
+        task=(slot + 2 * index) % 3, split="train", init=(slot * 7 + index) % 11, seed=slot * 1000 + index
+    )
 
 
 class ArithmeticPolicy:

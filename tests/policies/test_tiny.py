@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from builders import INSTRUCTIONS, observation, tiny_policy, weights
 from scipy import stats
 
+from builders import INSTRUCTIONS, observation, tiny_policy, weights
 from vlarl.errors import Exit, RecipeError
 from vlarl.policies.protocol import Sampled
 from vlarl.policies.tiny.policy import TinyInputs, TinyPolicy
@@ -37,9 +37,7 @@ def uniforms(count: int = COUNT, seed: int = 5) -> np.ndarray:
     return np.random.default_rng(seed).random((count, 7))
 
 
-def sample(
-    policy: TinyPolicy, seen: Observation, draws: np.ndarray | None, *, temperature: float = 1.0
-) -> Sampled:
+def sample(policy: TinyPolicy, seen: Observation, draws: np.ndarray | None, *, temperature: float = 1.0) -> Sampled:
     return policy.sample(policy.prepare(seen), temperature=temperature, uniforms=draws)
 
 
@@ -193,7 +191,8 @@ def test_one_object_that_moves_matters(policy: TinyPolicy) -> None:
 
 
 @pytest.mark.parametrize(
-    "paraphrase", ["touch the crimson box", "reach the green cube", "reach the red cube now", "Den roten Würfel anfassen"]
+    "paraphrase",
+    ["touch the crimson box", "reach the green cube", "reach the red cube now", "Den roten Würfel anfassen"],
 )
 def test_an_unseen_paraphrase_is_encodable_and_matters(policy: TinyPolicy, paraphrase: str) -> None:
     images = np.repeat(observation(1).images, 2, axis=0)
@@ -204,7 +203,9 @@ def test_an_unseen_paraphrase_is_encodable_and_matters(policy: TinyPolicy, parap
 
 def test_the_case_of_an_instruction_does_not_matter(policy: TinyPolicy) -> None:
     images = np.repeat(observation(1).images, 2, axis=0)
-    one, other = first_log_probs(policy, Observation(images=images, instructions=("Reach the RED cube", "reach the red cube")))
+    one, other = first_log_probs(
+        policy, Observation(images=images, instructions=("Reach the RED cube", "reach the red cube"))
+    )
     assert torch.equal(one, other)
 
 

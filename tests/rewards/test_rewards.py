@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import make_rollout
 
+from builders import make_rollout
 from vlarl.errors import RunError
 from vlarl.recipe.specs.rewards import SuccessRewardSpec
 from vlarl.rewards.combine import Rewards

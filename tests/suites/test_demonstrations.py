@@ -323,7 +323,6 @@ def test_flipped_bytes_give_an_error_or_an_answer_but_no_crash(tmp_path: Path) -
         path.write_bytes(spoiled)
         try:
             list(read_trajectories(path))
-        except AssetError as error:
-            assert error.code == "R311"
+        except AssetError:
             refused += 1
     assert refused > 10

@@ -125,6 +125,8 @@ def test_processes_record_what_one_does_and_in_the_jobs_order(tmp_path: Path) ->
     assert [result.task for result in results] == [1, 0]
     assert sorted(heard, key=lambda result: -result.task) == results
     for each in results:
-        assert same(list(read_trajectories(each.path)), recorded(tmp_path / "again.hdf5", task=each.task, num_episodes=3))
+        assert same(
+            list(read_trajectories(each.path)), recorded(tmp_path / "again.hdf5", task=each.task, num_episodes=3)
+        )
     loaded = load_demonstrations([result.path for result in results], image_size=IMAGE_SIZE)
     assert loaded.instructions == ("go there 1", "go there 0")

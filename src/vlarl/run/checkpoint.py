@@ -106,13 +106,18 @@ def load(source: Path, *, policy: Mapping[str, Any] | None = None) -> Checkpoint
     warning. ``policy`` describes the policy to be filled; another one is refused (R353).
     Raises AssetError: R350 none there, R351 damaged, R352 none usable.
     """
-    if (source / STATE).exists() or (source / COMPLETE).exists() or (source / DIGESTS).exists():
+    if is_checkpoint(source):
         checkpoint = _verified(source.resolve(), ())
     else:
         checkpoint = _newest_usable(source)
     if policy is not None:
         _check_policy(checkpoint, policy)
     return checkpoint
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether ``path`` is one checkpoint, whole or not, rather than a run."""
+    return any((path / name).exists() for name in (STATE, COMPLETE, DIGESTS))
 
 
 def iterations(folder: Path) -> list[int]:

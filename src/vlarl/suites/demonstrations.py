@@ -114,7 +114,8 @@ def read_trajectories(path: Path) -> Iterator[Trajectory]:
         raise AssetError(
             f"{path} is not a readable LIBERO demonstration file: {error}",
             code="R311",
-            hint="record it again with `vlarl collect`, or name another file",
+            place=str(path),
+            hint="record it again with `vlarl collect`; one in the cache is recorded again once its folder is deleted",
         ) from error
 
 

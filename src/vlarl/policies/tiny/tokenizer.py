@@ -22,6 +22,23 @@ BOS, PAD = "<s>", "<pad>"
 VOCABULARY_SIZE = 768
 _FILE = Path(__file__).with_name("tokenizer.json")
 
+# The words of household manipulation, apart by bars.
+_VERBS = (
+    "pick up|grasp|lift|move|take|get|bring|push|slide|nudge|pull|open|close|turn on|turn off|press|touch|reach|"
+    "stack|place|put|set|drop|insert|rotate|hold|carry|drag|point to|go to|move to|hover over"
+)
+_COLOURS = "red|green|blue|yellow|orange|purple|pink|black|white|grey|brown|small|large|left|right|front|back"
+_THINGS = (
+    "cube|block|box|bowl|plate|mug|cup|bottle|can|soup|sauce|cheese|butter|milk|juice|drawer|cabinet|door|handle|"
+    "button|stove|basket|tray|rack|book|caddy|microwave|pan|pot|zone|target|square|area|table|ball|cylinder|lid|"
+    "knob|switch|wine bottle|cream cheese|salad dressing|tomato sauce|chocolate pudding|moka pot|frying pan"
+)
+_PLACES = (
+    "on|onto|on top of|in|into|inside|under|next to|near|to|to the left of|to the right of|between|behind|"
+    "in front of|at|over|toward|towards|away from|from"
+)
+_TAILS = "and then|then|and|with|until|of|it|both|first|second|middle|bottom|top|the robot arm|one|other"
+
 
 def prompt(instruction: str) -> str:
     """The exact prompt OpenVLA was trained with."""
@@ -43,148 +60,7 @@ def encode_prompt(instruction: str) -> list[int]:
 
 def _corpus() -> list[str]:
     """Household manipulation sentences, so that common words become single tokens."""
-    verbs = [
-        "pick up",
-        "grasp",
-        "lift",
-        "move",
-        "take",
-        "get",
-        "bring",
-        "push",
-        "slide",
-        "nudge",
-        "pull",
-        "open",
-        "close",
-        "turn on",
-        "turn off",
-        "press",
-        "touch",
-        "reach",
-        "stack",
-        "place",
-        "put",
-        "set",
-        "drop",
-        "insert",
-        "rotate",
-        "hold",
-        "carry",
-        "drag",
-        "point to",
-        "go to",
-        "move to",
-        "hover over",
-    ]
-    colours = [
-        "red",
-        "green",
-        "blue",
-        "yellow",
-        "orange",
-        "purple",
-        "pink",
-        "black",
-        "white",
-        "grey",
-        "brown",
-        "small",
-        "large",
-        "left",
-        "right",
-        "front",
-        "back",
-    ]
-    things = [
-        "cube",
-        "block",
-        "box",
-        "bowl",
-        "plate",
-        "mug",
-        "cup",
-        "bottle",
-        "can",
-        "soup",
-        "sauce",
-        "cheese",
-        "butter",
-        "milk",
-        "juice",
-        "drawer",
-        "cabinet",
-        "door",
-        "handle",
-        "button",
-        "stove",
-        "basket",
-        "tray",
-        "rack",
-        "book",
-        "caddy",
-        "microwave",
-        "pan",
-        "pot",
-        "zone",
-        "target",
-        "square",
-        "area",
-        "table",
-        "ball",
-        "cylinder",
-        "lid",
-        "knob",
-        "switch",
-        "wine bottle",
-        "cream cheese",
-        "salad dressing",
-        "tomato sauce",
-        "chocolate pudding",
-        "moka pot",
-        "frying pan",
-    ]
-    places = [
-        "on",
-        "onto",
-        "on top of",
-        "in",
-        "into",
-        "inside",
-        "under",
-        "next to",
-        "near",
-        "to",
-        "to the left of",
-        "to the right of",
-        "between",
-        "behind",
-        "in front of",
-        "at",
-        "over",
-        "toward",
-        "towards",
-        "away from",
-        "from",
-    ]
-    tails = [
-        "and then",
-        "then",
-        "and",
-        "with",
-        "until",
-        "of",
-        "it",
-        "both",
-        "first",
-        "second",
-        "middle",
-        "bottom",
-        "top",
-        "the robot arm",
-        "one",
-        "other",
-    ]
+    verbs, colours, things, places, tails = (words.split("|") for words in (_VERBS, _COLOURS, _THINGS, _PLACES, _TAILS))
     sentences = [f"{verb} the {colour} {thing}" for verb, colour, thing in product(verbs, colours, things)]
     sentences += [
         f"{place} the {thing} {tail} {verb}" for place, thing, tail, verb in product(places, things, tails, verbs[:8])
