@@ -88,6 +88,7 @@ def evaluate(
         progress=progress,
     )
     request.check(policy, checkpoint)
+    suite_spec_for(suite)  # a mistyped suite is told before the search for a run trained on it
     if policy != "checkpoint":
         result = _baseline(policy, request)
         path = write(result.document, result.trials, out) if out is not None else None

@@ -30,7 +30,7 @@ from vlarl.suites import renderer
 RECIPE = """
 name: small
 seed: 3
-suite: {kind: tabletop, name: tabletop_basic, tasks: [reach_red, reach_green], image_size: 32, num_envs: 4}
+suite: {kind: tabletop, tasks: [reach_red, reach_green], image_size: 32, num_envs: 4, num_workers: 1}
 policy: {kind: tiny, hidden_size: 32, num_layers: 1, num_heads: 2, num_keypoints: 16, num_visual_tokens: 2}
 imitation: null
 ppo: {minibatch_size: 16}
@@ -386,10 +386,10 @@ def test_a_suite_without_rendering_libraries(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 24 MB of its own, where this machine lets us mount one."""
+    """A file system of 8 MB of its own, where this machine lets us mount one."""
     folder = tmp_path / "small-disk"
     folder.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)]
+    words = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
     mount = shutil.which("mount")
     if mount is None or os.geteuid() != 0 or subprocess.run(words, capture_output=True, check=False).returncode != 0:
         pytest.skip("mounting needs root")
@@ -397,17 +397,19 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("free", [0, 40_000, 160_000, 500_000])
+def fill(disk: Path, free: int) -> Path:
+    """A file that leaves ``free`` bytes on ``disk``."""
+    filler, room = disk / "filler", os.statvfs(disk)
+    filler.write_bytes(bytes(max(0, room.f_bavail * room.f_frsize - free)))
+    return filler
+
+
+@pytest.mark.parametrize("free", [0, 100_000])
 def test_a_full_disk_keeps_the_run_resumable(finished: RunFolder, small_disk: Path, free: int) -> None:
     runs = small_disk / "runs"
     run = RunFolder(Path(shutil.copytree(finished.path, runs / finished.id, symlinks=True)))
     before = contents(run.checkpoints)
-    filler = small_disk / "filler"
-    filler.touch()
-    os.truncate(filler, 0)
-    with filler.open("wb") as stream:
-        room = os.statvfs(small_disk)
-        stream.write(bytes(max(0, room.f_bavail * room.f_frsize - free)))
+    filler = fill(small_disk, free)
     words = ("resume", "last", "--runs", str(runs), "--iterations", "40")
     err = refused(*words, status=Exit.ENVIRONMENT, code="E430")
     assert "free some space" in err
@@ -418,6 +420,14 @@ def test_a_full_disk_keeps_the_run_resumable(finished: RunFolder, small_disk: Pa
     again = vlarl_command("resume", "last", "--runs", str(runs), "--iterations", str(reached + 1), "--json")
     assert again.status == Exit.OK, again.err
     assert again.document["iterations"] == reached + 1
+
+
+def test_a_full_disk_while_recording_leaves_nothing_half_done(small_disk: Path) -> None:
+    Path("small.yaml").write_text(RECIPE)
+    fill(small_disk, 40_000)
+    out = small_disk / "demos"
+    refused("collect", "small.yaml", "--episodes", "40", "--out", str(out), status=Exit.ENVIRONMENT, code="E430")
+    assert os.listdir(small_disk) == ["filler"]
 
 
 def test_a_write_without_space_is_told_and_nothing_is_lost(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -518,8 +528,8 @@ def test_every_error_has_a_code_and_a_hint() -> None:
         for place, call in found
         for keyword in ("code", "hint")
         if keyword not in {each.arg for each in call.keywords}
-        # A recipe's error carries diagnostics, which have codes and hints; a stop has one code and one status.
+        # A recipe's error carries diagnostics, which have codes and hints; the codes of the others are their kind's.
         and not (isinstance(call.func, ast.Name) and call.func.id == "RecipeError" and len(call.args) == 2)
-        and not (isinstance(call.func, ast.Name) and call.func.id == "Stopped" and keyword == "code")
+        and not (isinstance(call.func, ast.Name) and call.func.id in ("Stopped", "UsageError") and keyword == "code")
     ]
     assert lacking == []

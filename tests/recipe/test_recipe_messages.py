@@ -84,17 +84,23 @@ error[R105]: `ppo.lr` must be a finite number, not `nan`
  1 | ppo: {lr: .nan, clip: -1, gamma: 1.5}
    |           ^^^^
 
+hint: `vlarl explain ppo.lr` says what it takes
+
 error[R105]: `ppo.clip` must be above 0, not `-1`
   --> r.yaml:1:23
    |
  1 | ppo: {lr: .nan, clip: -1, gamma: 1.5}
    |                       ^^
 
+hint: `vlarl explain ppo.clip` says what it takes
+
 error[R105]: `ppo.gamma` must be at most 1, not `1.5`
   --> r.yaml:1:34
    |
  1 | ppo: {lr: .nan, clip: -1, gamma: 1.5}
-   |                                  ^^^""",
+   |                                  ^^^
+
+hint: `vlarl explain ppo.gamma` says what it takes""",
     "name: ../escape\nrewards: []": """\
 error[R105]: `name` cannot be `../escape`: it must match `^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$`
   --> r.yaml:1:7
@@ -102,11 +108,15 @@ error[R105]: `name` cannot be `../escape`: it must match `^[A-Za-z0-9][A-Za-z0-9
  1 | name: ../escape
    |       ^^^^^^^^^
 
+hint: `vlarl explain name` says what it takes
+
 error[R105]: `rewards` must have at least 1 item
   --> r.yaml:2:10
    |
  2 | rewards: []
-   |          ^""",
+   |          ^
+
+hint: `vlarl explain rewards` says what it takes""",
     "ppo: {truncation: bootstraped}": """\
 error[R106]: `ppo.truncation` cannot be `bootstraped`; it is one of `bootstrap`, `terminal`
   --> r.yaml:1:19
@@ -131,6 +141,8 @@ error[R104]: `policy` must be a mapping, not the text `small`
  2 | policy: small
    |         ^^^^^
 
+hint: `vlarl explain policy` says what it takes
+
 error[R107]: unknown kind `step` of `train.rollout`
   --> r.yaml:3:25
    |
@@ -144,7 +156,9 @@ error[R101]: not valid YAML: expected ',' or '}', but got '<stream end>'
   --> r.yaml:1:15
    |
  1 | ppo: {lr: 1e-4
-   |               ^""",
+   |               ^
+
+hint: look here and one line above for a missing quote, bracket or colon, a tab or wrong indentation""",
     "ppo:\n  minibatch_size: 600\n": """\
 error[R201]: `ppo.minibatch_size` (600) does not divide the rollout (32 envs × 128 steps = 4096)
   --> r.yaml:2:3

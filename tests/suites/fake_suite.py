@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from vlarl.errors import EnvironmentUnusable
+from vlarl.errors import EnvironmentUnusable, RunError
 from vlarl.recipe.specs.suites import SuiteSpec
 from vlarl.suites.protocol import Conventions, Expert, Outcome, Simulation
 from vlarl.types import EpisodeSpec, Split, Task
@@ -86,6 +86,8 @@ class FakeSimulation:
         (Path(spec.folder) / f"{seen}-{os.getpid()}").touch()
         if kind == "raise":
             raise ArithmeticError("planted")
+        if kind == "diverge":
+            raise RunError("planted", code="X530", hint="none")
         if kind == "drift":
             self._state = self._state + 1.0
         elif kind == "kill":

@@ -178,7 +178,7 @@ def test_one_failure_is_replayed_away(undisturbed: Record, tmp_path: Path, fault
     assert len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("fault", ["raise", "kill"])
+@pytest.mark.parametrize("fault", ["raise", "diverge", "kill"])
 def test_second_failure_at_a_step_errs_that_episode_alone(tmp_path: Path, fault: str) -> None:
     records = []
     for workers in (1, 3):

@@ -102,13 +102,19 @@ def _shape_errors(tree: Mapping, data: Any, path: Path, details: ErrorDetails) -
         choices = choices_of(details)
         close = suggest(str(details["input"]), choices)
         message = f"`{dotted}` cannot be {_quoted(details['input'])}; it is {_either(choices)}"
-        hint = f"did you mean `{close}`?" if close else None
+        hint = f"did you mean `{close}`?" if close else _explained(path)
         yield found.value.diagnostic("R106", message, path=dotted, hint=hint)
     elif kind in _TYPES:
         message = f"`{dotted}` must be {_TYPES[kind]}, not {_described(details['input'])}"
-        yield found.value.diagnostic("R104", message, path=dotted, hint=_type_hint(kind, details["input"]))
+        hint = _type_hint(kind, details["input"]) or _explained(path)
+        yield found.value.diagnostic("R104", message, path=dotted, hint=hint)
     else:
-        yield found.value.diagnostic("R105", _limit_message(dotted, details), path=dotted)
+        yield found.value.diagnostic("R105", _limit_message(dotted, details), path=dotted, hint=_explained(path))
+
+
+def _explained(path: Path) -> str:
+    """A command that tells what the field at ``path`` takes; positions in lists have no entry of their own."""
+    return f"`vlarl explain {'.'.join(part for part in path if isinstance(part, str))}` says what it takes"
 
 
 _TYPES = {
@@ -167,7 +173,7 @@ def _bad_kind(tree: Mapping, data: Any, path: Path) -> Iterator[Diagnostic]:
         value = value[part]
     if not isinstance(value, dict):
         message = f"`{_dotted(path)}` must be a mapping, not {_described(value)}"
-        yield nearest(tree, path).value.diagnostic("R104", message, path=_dotted(path))
+        yield nearest(tree, path).value.diagnostic("R104", message, path=_dotted(path), hint=_explained(path))
         return
     choices = dict(shape_at(path).choices or {})
     known = list(dict.fromkeys(name for choice in choices.values() for name in choice.model_fields))

@@ -194,7 +194,10 @@ class _Loader:
             return _EMPTY
         if len(data) > MAX_BYTES:
             self.complain(
-                "R110", f"`{display(path)}` is larger than {MAX_BYTES // 1024} KiB, too large for a recipe", place
+                "R110",
+                f"`{display(path)}` is larger than {MAX_BYTES // 1024} KiB, too large for a recipe",
+                place,
+                hint="a recipe names data by path and holds none",
             )
             return _EMPTY
         origin = f"via `extends` in {named_at.file}:{named_at.line}" if named_at else None
@@ -210,7 +213,7 @@ class _Loader:
                 if isinstance(error, IsADirectoryError)
                 else str(getattr(error, "strerror", error) or error)
             )
-        hint = None
+        hint = "name a recipe file, one that you may read"
         if isinstance(error, FileNotFoundError):
             from vlarl.registry import suggest
 

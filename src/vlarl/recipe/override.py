@@ -11,6 +11,7 @@ from vlarl.recipe.tree import merge
 
 _PART = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*|[0-9]+")
 _ITEM = re.compile(r"\[([^\[\]]+)\]")
+_PATHS = "paths look like `ppo.lr`, `rewards.0.weight` or `rewards[success].weight`"
 
 
 class _UnusableError(Exception):
@@ -33,7 +34,7 @@ def apply_override(tree: Mapping, text: str) -> tuple[Mapping, list[Diagnostic]]
         assert isinstance(done, Mapping)
         return done, []
     except _UnusableError as error:
-        return tree, [place.diagnostic("R111", str(error), hint=error.hint)]
+        return tree, [place.diagnostic("R111", str(error), hint=error.hint or _PATHS)]
 
 
 def _split(path: str) -> list[str]:
@@ -44,8 +45,7 @@ def _split(path: str) -> list[str]:
         rest = piece[match.end() :] if match else piece
         items = _ITEM.findall(rest)
         if match is None or _ITEM.sub("", rest):
-            hint = "paths look like `ppo.lr`, `rewards.0.weight` or `rewards[success].weight`"
-            raise _UnusableError(f"`{shown(path)}` is not a path into a recipe", hint)
+            raise _UnusableError(f"`{shown(path)}` is not a path into a recipe")
         parts += [f"[{match.group()}]" if match.group().isdecimal() else match.group(), *(f"[{i}]" for i in items)]
     if len(parts) > MAX_DEPTH:
         raise _UnusableError(f"`{shown(path)}` is deeper than any recipe")

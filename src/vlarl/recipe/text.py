@@ -172,7 +172,7 @@ class _Reader:
     def as_key(self, node: Node) -> tuple[str, Place]:
         if isinstance(node, Scalar):
             return str(node.value), node.place
-        self.complain("R112", "a key must be a word, not a list or a mapping", node.place)
+        self.complain("R112", "a key must be a word, not a list or a mapping", node.place, "write `key: value`")
         return "", node.place
 
     def read(self, event: Any) -> bool:
@@ -191,7 +191,7 @@ class _Reader:
             place = self.place(event.start_mark, event.end_mark if event.flow_style else None)
             self.open.append(_Open(place, mapping=kind == "MappingStartEvent"))
             if len(self.open) > MAX_DEPTH:
-                self.complain("R112", f"nested deeper than {MAX_DEPTH} levels", place)
+                self.complain("R112", f"nested deeper than {MAX_DEPTH} levels", place, "look for a bracket too many")
                 return False
         elif kind in ("MappingEndEvent", "SequenceEndEvent"):
             done = self.open.pop()
@@ -201,7 +201,8 @@ class _Reader:
     def begin_document(self, event: Any) -> bool:
         if self.root is None:
             return True
-        self.complain("R112", "a recipe is one YAML document", self.place(event.start_mark, event.end_mark))
+        place = self.place(event.start_mark, event.end_mark)
+        self.complain("R112", "a recipe is one YAML document", place, "remove this and what follows it")
         return False
 
     def scalar(self, event: Any) -> None:
@@ -210,7 +211,7 @@ class _Reader:
         in_key = bool(self.open) and self.open[-1].mapping and self.open[-1].key is None
         text = event.value
         if any("\ud800" <= c <= "\udfff" for c in text):
-            self.complain("R112", "half of a surrogate pair is not text", place)
+            self.complain("R112", "half of a surrogate pair is not text", place, "remove the escape")
             text = ""
         # Keys stay as written: `1:` and `null:` are words like any other.
         self.add(Scalar(text if in_key or event.style is not None else plain_scalar(text), place))
@@ -231,6 +232,9 @@ def shown(text: str, limit: int = 60) -> str:
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"
 
 
+_LOOK = "look here and one line above for a missing quote, bracket or colon, a tab or wrong indentation"
+
+
 def parse(text: str, *, file: str | None = None, origin: str | None = None) -> tuple[Node | None, list[Diagnostic]]:
     """Tree of ``text`` (None for an empty document or a syntax error) and everything wrong with it.
 
@@ -247,12 +251,14 @@ def parse(text: str, *, file: str | None = None, origin: str | None = None) -> t
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = reader.place(mark) if mark is not None else Place(file, origin=origin)
-        reader.complain("R101", f"not valid YAML: {error.problem or error.context}", replace(place, length=1))
+        message = f"not valid YAML: {error.problem or error.context}"
+        reader.complain("R101", message, replace(place, length=1), _LOOK)
         return None, reader.diagnostics
     except (YAMLError, ValueError) as error:
         # The reader's own errors (control characters, bad escapes) carry no mark.
         message = shown(str(error).split("\n")[0], 100)
-        reader.diagnostics.append(Diagnostic("R101", f"not valid YAML: {message}", file=file, origin=origin))
+        hint = "look for control characters and backslashes; single quotes take text as it is"
+        reader.diagnostics.append(Diagnostic("R101", f"not valid YAML: {message}", file=file, origin=origin, hint=hint))
         return None, reader.diagnostics
     return reader.root, reader.diagnostics
 

@@ -29,7 +29,7 @@ def disk_errors(place: Path, kept: str | None = None) -> Iterator[None]:
                 f"the disk of {place} is full",
                 code="E430",
                 place=str(place),
-                hint="free some space, or lower `run.keep` and raise `run.checkpoint_every`; then `vlarl resume`",
+                hint="free some space and try again; a run goes on with `vlarl resume`, and takes less with a lower `run.keep.last`",
                 kept=kept,
             ) from error
         if error.errno in _REFUSED:
@@ -37,7 +37,7 @@ def disk_errors(place: Path, kept: str | None = None) -> Iterator[None]:
                 f"{place} cannot be written: {error.strerror}",
                 code="E431",
                 place=str(place),
-                hint="set `run.folder` to a folder you may write",
+                hint="choose a folder you may write (`run.folder`, `run.cache`, `--out`)",
                 kept=kept,
             ) from error
         raise

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,18 @@ from vlarl.types import Demonstrations, EpisodeSpec, Task, Trajectory
 
 # What h5py, numpy and json raise over a file that is damaged or of another layout.
 _UNREADABLE = (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, ArithmeticError, MemoryError)
+
+
+@contextmanager
+def _system_errors() -> Iterator[None]:
+    """HDF5 tells what the system refused, a full disk for example, inside its message only."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        number = re.search(r"errno = (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 class DemonstrationWriter:
@@ -51,6 +65,7 @@ class DemonstrationWriter:
         self._data.attrs["macros_image_convention"] = "opengl"
         self._num_demos, self._total = 0, 0
 
+    @_system_errors()
     def add(self, trajectory: Trajectory) -> None:
         group = self._data.create_group(f"demo_{self._num_demos}")
         length = len(trajectory.actions)
@@ -75,6 +90,7 @@ class DemonstrationWriter:
         self._num_demos += 1
         self._total += length
 
+    @_system_errors()
     def commit(self) -> None:
         self._data.attrs["num_demos"], self._data.attrs["total"] = self._num_demos, self._total
         self._file.close()
@@ -84,7 +100,8 @@ class DemonstrationWriter:
         sync_folder(self._path.parent)
 
     def abandon(self) -> None:
-        self._file.close()
+        with suppress(OSError, RuntimeError):  # what cannot be flushed is not wanted anyway
+            self._file.close()
         self._partial.unlink(missing_ok=True)
 
 
