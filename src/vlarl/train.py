@@ -85,18 +85,21 @@ class StopSignal:
 class Training:
     """One run in progress: its parts, its pool and its recorder."""
 
-    def __init__(self, run: RunFolder, recipe: Recipe, parts: Parts, watcher: Watcher, stop: StopSignal) -> None:
+    def __init__(
+        self, run: RunFolder, recipe: Recipe, parts: Parts, watcher: Watcher, stop: StopSignal, until: int | None = None
+    ) -> None:
         self.run, self.recipe, self.parts = run, recipe, parts
+        self.until = recipe.train.iterations if until is None else until
         self._watcher, self._stop = watcher, stop
         suite = parts.suite
         self.pool = Pool(recipe.suite, suite.tasks(), suite.conventions.image_size, parts.curriculum.choose)
         self.progress = Progress()
 
-    def loop(self, recorder: Recorder, until: int) -> None:
+    def loop(self, recorder: Recorder) -> None:
         """Collect, score, estimate advantages, update, learn, record: until done or told to stop."""
         recipe, parts = self.recipe, self.parts
         self._evaluate_when_due(recorder)
-        for i in range(self.progress.iteration, until):
+        for i in range(self.progress.iteration, self.until):
             ledger: dict[str, float] = defaultdict(float)
             rollout = collect(
                 parts.policy,
@@ -132,7 +135,7 @@ class Training:
 
     def _evaluation_is_due(self) -> bool:
         done = self.progress.iteration
-        return done % self.recipe.evaluation.every == 0 or done == self.recipe.train.iterations
+        return done % self.recipe.evaluation.every == 0 or done == self.until
 
     def _evaluate_when_due(self, recorder: Recorder) -> None:
         if self._evaluation_is_due() and not recorder.is_evaluated():
@@ -158,7 +161,7 @@ class Training:
         )
 
     def _leave_if_told(self, recorder: Recorder) -> None:
-        if self._stop.received is None or self.progress.iteration == self.recipe.train.iterations:
+        if self._stop.received is None or self.progress.iteration == self.until:
             return
         path = recorder.checkpoint()
         raise Stopped(
@@ -241,14 +244,14 @@ def _start(
         )
         where = "from the cache" if start.cached else f"in {perf_counter() - started:.0f} s"
         watcher.say(f"warm start {start.digest[:12]} {where}: token accuracy {start.summary['accuracy']:.3f}")
-    training = Training(run, recipe, parts, watcher, stop)
+    training = Training(run, recipe, parts, watcher, stop, until)
     with training.pool:
         training.pool.start()
         recorder = Recorder(run, recipe, parts, training.pool, training.progress)
         recorder.cut_back()
         recorder.begin_chain(loaded.digest)
         recorder.checkpoint()
-        return _finish(training, recorder, recipe.train.iterations if until is None else until)
+        return _finish(training, recorder)
 
 
 def _go_on(
@@ -262,13 +265,13 @@ def _go_on(
         watcher.say(f"going on after iteration {progress.iteration}")
         recorder = Recorder(run, recipe, parts, training.pool, progress)
         recorder.cut_back()
-        return _finish(training, recorder, recipe.train.iterations)
+        return _finish(training, recorder)
 
 
-def _finish(training: Training, recorder: Recorder, until: int) -> TrainingResult:
+def _finish(training: Training, recorder: Recorder) -> TrainingResult:
     run, parts = training.run, training.parts
     try:
-        training.loop(recorder, until)
+        training.loop(recorder)
     finally:
         recorder.close()
     name = parts.suite.name

@@ -25,7 +25,7 @@ from vlarl.train import TrainingResult, Watcher, resume, train
 RECIPE = """
 name: small
 seed: 3
-suite: {kind: tabletop, name: tabletop_basic, tasks: [reach_red, reach_green], image_size: 32, num_envs: 4, num_groups: 2}
+suite: {kind: tabletop, name: tabletop_basic, tasks: [reach_red, reach_green], image_size: 32, num_envs: 4}
 policy: {kind: tiny, hidden_size: 32, num_layers: 1, num_heads: 2, num_keypoints: 16, num_visual_tokens: 2}
 imitation: {num_episodes: 60, updates: 150, warmup_updates: 10, batch_size: 64, lr: 3e-3}
 ppo: {lr: 1e-4, minibatch_size: 32, epochs: 2, ratio_tolerance: 1e-4}
@@ -142,12 +142,8 @@ def test_a_killed_worker_changes_nothing(bench: Bench, uninterrupted: TrainingRe
     assert chain_of(other.run) == chain_of(uninterrupted.run)
 
 
-@pytest.mark.parametrize(
-    "knob", ["seed=4", "ppo.clip=0.1", "train.temperature=1.1", "ppo.gamma=0.9", "ppo.truncation=bootstrap"]
-)
-def test_one_knob_gives_another_chain(
-    bench: Bench, uninterrupted: TrainingResult, tmp_path: Path, knob: str
-) -> None:
+@pytest.mark.parametrize("knob", ["seed=4", "ppo.clip=0.1", "ppo.truncation=bootstrap"])
+def test_one_knob_gives_another_chain(bench: Bench, uninterrupted: TrainingResult, tmp_path: Path, knob: str) -> None:
     other = bench.train(tmp_path, knob, "evaluation.episodes=1")
     assert chain_of(other.run)[-1] != chain_of(uninterrupted.run)[-1]
 
@@ -177,7 +173,10 @@ def test_iterations_can_be_added_and_nothing_else(bench: Bench, uninterrupted: T
         resume(short.run, command=["test"], overrides=["ppo.clip=0.3"])
 
 
-def in_a_process(bench: Bench, runs: Path, end: Callable[[subprocess.Popen[bytes], RunFolder], None]) -> tuple[int, str]:
+End = Callable[[subprocess.Popen[bytes], RunFolder], None]
+
+
+def in_a_process(bench: Bench, runs: Path, end: End) -> tuple[int, str]:
     """`vlarl train` in a process that ``end`` brings to its end; its exit status and stderr."""
     words = [word for override in bench.overrides() for word in ("--set", override)]
     command = [sys.executable, "-m", "vlarl", "train", str(bench.recipe), "--runs", str(runs), *words]
