@@ -15,12 +15,20 @@ from pathlib import Path
 CURVE_FIELDS = ("iteration", "env_steps", "chain", "success_rate", "episode_length", "reward", "stats", "ledger")
 
 
+def without_places(text: str, run: Path) -> str:
+    """The text with this machine's folders taken out: they vouch for nothing and are nobody's business."""
+    checkout = run.resolve().parents[1]
+    for place, stand_in in ((checkout, "."), (checkout.parent, ".."), (Path.home(), "~")):
+        text = text.replace(f"{place}/", f"{stand_in}/")
+    return text
+
+
 def publish(run: Path, out: Path) -> list[Path]:
     """The written files. ``chain.jsonl`` has one line per iteration: link, counts, statistics, seconds."""
     out.mkdir(parents=True, exist_ok=True)
     written = []
     for name in ("manifest.json", "recipe.resolved.yaml"):
-        shutil.copyfile(run / name, out / name)
+        (out / name).write_text(without_places((run / name).read_text(), run))
         written.append(out / name)
     for evaluation in sorted((run / "eval").glob("*.json")):
         shutil.copyfile(evaluation, out / evaluation.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 from scripted_suite import IMAGE_SIZE, NUM_INITS, ScriptedSpec, ScriptedSuite, expert_action
 
-from vlarl.errors import RunError
+from vlarl.errors import EnvironmentUnusable, RunError
 from vlarl.suites.demonstrations import load_demonstrations, read_trajectories
+from vlarl.suites.jobs import job_processes
 from vlarl.suites.recording import RecordingJob, RecordingResult, record, record_all
 from vlarl.types import Trajectory
 
@@ -130,3 +132,9 @@ def test_processes_record_what_one_does_and_in_the_jobs_order(tmp_path: Path) ->
         )
     loaded = load_demonstrations([result.path for result in results], image_size=IMAGE_SIZE)
     assert loaded.instructions == ("go there 1", "go there 0")
+
+
+def test_a_process_that_dies_is_told_as_such() -> None:
+    with pytest.raises(EnvironmentUnusable) as told, job_processes(1) as executor:
+        executor.submit(os._exit, 3).result()
+    assert told.value.code == "E412"

@@ -343,8 +343,8 @@ CODES: Mapping[str, Code] = MappingProxyType(
         ),
         "E412": Code(
             "simulator process ended early",
-            "A simulator process ended before it was ready, usually for want of memory or a library. What it printed is "
-            "above the message.",
+            "A simulator process ended before it was ready or in the middle of recording or baseline episodes, usually "
+            "for want of memory or a library. What it printed is above the message.",
         ),
         "E413": Code(
             "suite cannot be built",

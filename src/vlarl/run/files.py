@@ -29,7 +29,7 @@ def disk_errors(place: Path, kept: str | None = None) -> Iterator[None]:
                 f"the disk of {place} is full",
                 code="E430",
                 place=str(place),
-                hint="free some space, then `vlarl resume` the run; a lower `run.keep.last` needs less",
+                hint="free some space, then `vlarl resume` the run; `run.keep` says how much it takes",
                 kept=kept,
             ) from error
         if error.errno in _REFUSED:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -17,6 +16,7 @@ from vlarl.errors import EnvironmentUnusable
 from vlarl.recipe.specs.suites import SuiteSpec
 from vlarl.registry import build
 from vlarl.seeding import generator
+from vlarl.suites.jobs import job_processes
 from vlarl.suites.protocol import Simulation, Suite
 from vlarl.types import EpisodeSpec, Trial
 
@@ -57,7 +57,7 @@ def run_baseline(
         for low, high in pairwise(bounds)
     ]
     trials: dict[EpisodeSpec, Trial] = {}
-    with ProcessPoolExecutor(min(num_workers, num_chunks), multiprocessing.get_context("spawn")) as executor:
+    with job_processes(min(num_workers, num_chunks)) as executor:
         for future in as_completed([executor.submit(run_job, job) for job in jobs]):
             for trial in future.result():
                 trials[trial.spec] = trial

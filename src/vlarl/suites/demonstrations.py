@@ -7,6 +7,7 @@ back. ``actions`` is what to imitate; where noise was injected ``executed_action
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -25,6 +26,15 @@ from vlarl.types import Demonstrations, EpisodeSpec, Task, Trajectory
 
 # What h5py, numpy and json raise over a file that is damaged or of another layout.
 _UNREADABLE = (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, ArithmeticError, MemoryError)
+
+_SPARE = 16 << 20  # bytes: what HDF5 may still hold back in its caches
+
+
+def _need_space(folder: Path, size: int) -> None:
+    """OSError unless ``size`` bytes fit. Asked beforehand, because on a full disk HDF5 crashes the process."""
+    room = os.statvfs(folder)
+    if room.f_bavail * room.f_frsize < size + _SPARE:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @contextmanager
@@ -45,6 +55,7 @@ class DemonstrationWriter:
     def __init__(self, path: Path, task: Task, *, suite: dict[str, Any], control_hz: float, image_size: int) -> None:
         self._path, self._partial = path, path.with_name(path.name + ".partial")
         path.parent.mkdir(parents=True, exist_ok=True)
+        _need_space(path.parent, 0)
         self._file = h5py.File(self._partial, "w")
         self._data = self._file.create_group("data")
         environment = {
@@ -67,6 +78,7 @@ class DemonstrationWriter:
 
     @_system_errors()
     def add(self, trajectory: Trajectory) -> None:
+        _need_space(self._path.parent, trajectory.images.nbytes)
         group = self._data.create_group(f"demo_{self._num_demos}")
         length = len(trajectory.actions)
         group.attrs["num_samples"] = length

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from vlarl.recipe.specs.suites import SuiteSpec
 from vlarl.registry import build
 from vlarl.seeding import generator, seed
 from vlarl.suites.demonstrations import DemonstrationWriter
+from vlarl.suites.jobs import job_processes
 from vlarl.suites.protocol import Simulation, Suite
 from vlarl.types import EpisodeSpec, Trajectory
 
@@ -49,8 +49,7 @@ def record_all(
     progress: Callable[[RecordingResult], None] = lambda result: None,
 ) -> list[RecordingResult]:
     """Run the jobs on ``num_workers`` processes; results in the jobs' order, whatever the order of work."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=min(num_workers, len(jobs)), mp_context=context) as executor:
+    with job_processes(min(num_workers, len(jobs))) as executor:
         futures = [executor.submit(record, job) for job in jobs]
         for future in as_completed(futures):
             progress(future.result())
