@@ -14,6 +14,7 @@ from vlarl.recipe.schema import Recipe
 from vlarl.registry import build
 from vlarl.rewards.combine import Rewards
 from vlarl.run import checkpoint
+from vlarl.memory import keep_freed_memory
 from vlarl.seeding import apply_determinism
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def build_policy(recipe: Recipe, suite: Suite) -> Policy:
 
 def build_parts(recipe: Recipe) -> Parts:
     """Sets torch up as the recipe asks and builds every part, with initial weights."""
-    apply_determinism(recipe.determinism, recipe.train.torch_threads)
+    _set_up_torch(recipe, recipe.train.torch_threads)
     suite = build_suite(recipe)
     policy = build_policy(recipe, suite)
     critic: Critic = build(recipe.critic, feature_size=policy.feature_size, seed=recipe.seed)
@@ -105,7 +106,7 @@ def load_policy(source: Path) -> LoadedPolicy:
 
     found = checkpoint.load(source)
     recipe = _stored_recipe(found)
-    apply_determinism(recipe.determinism, recipe.train.torch_threads)
+    _set_up_torch(recipe, recipe.train.rollout_threads)
     suite = build_suite(recipe)
     policy = build_policy(recipe, suite)
     checkpoint.load(found.path, policy=policy.identity)
@@ -119,6 +120,11 @@ def load_policy(source: Path) -> LoadedPolicy:
         digest=digest,
         passed_over=found.warnings,
     )
+
+
+def _set_up_torch(recipe: Recipe, num_threads: int) -> None:
+    apply_determinism(recipe.determinism, num_threads)
+    keep_freed_memory()
 
 
 def _stored_recipe(found: checkpoint.Checkpoint) -> Recipe:

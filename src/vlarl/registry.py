@@ -18,7 +18,7 @@ from vlarl.errors import EnvironmentUnusable, UsageError
 from vlarl.recipe.specs.base import PartSpec, Section
 from vlarl.recipe.specs.policies import SharedCriticSpec, TinySpec
 from vlarl.recipe.specs.rewards import SuccessRewardSpec, UniformCurriculumSpec
-from vlarl.recipe.specs.suites import SuiteSpec, TabletopSpec
+from vlarl.recipe.specs.suites import LiberoSpec, SuiteSpec, TabletopSpec
 
 GROUP = "vlarl.parts"
 SIMILAR = 0.6  # below this likeness a suggestion misleads more than it helps
@@ -26,7 +26,7 @@ SIMILAR = 0.6  # below this likeness a suggestion misleads more than it helps
 # The first kind of a section is the one a recipe gets when it names none.
 BUILT_IN: Mapping[str, tuple[type[PartSpec], ...]] = MappingProxyType(
     {
-        "suite": (TabletopSpec,),
+        "suite": (TabletopSpec, LiberoSpec),
         "policy": (TinySpec,),
         "critic": (SharedCriticSpec,),
         "rewards": (SuccessRewardSpec,),

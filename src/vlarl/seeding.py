@@ -1,12 +1,14 @@
 """Randomness as a pure function: every seed is a keyed hash of what it is for.
 
 Worker count, order of execution and resume cannot change a value drawn here. Torch is imported
-only by the two functions that need it.
+only by the functions that need it.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import blake2b
 
 import numpy as np
@@ -39,6 +41,19 @@ def seed_torch(root: int, purpose: str, *index: int | str) -> None:
     import torch
 
     torch.manual_seed(seed(root, purpose, *index))
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Compute with ``count`` intra-op threads of torch inside the block."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def apply_determinism(level: str, num_threads: int) -> None:

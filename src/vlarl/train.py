@@ -30,9 +30,10 @@ from vlarl.rollout import collect
 from vlarl.run import checkpoint, manifest
 from vlarl.run.files import disk_errors, write_bytes, write_json
 from vlarl.run.folder import RunFolder, create, latest
+from vlarl.seeding import torch_threads
 from vlarl.suites.pool import Pool
 from vlarl.suites.slots import unpack_slots
-from vlarl.trials import run_policy
+from vlarl.trials import EvaluationResult, run_policy
 from vlarl.videos import write_videos
 
 # What a resumed run may change: how long it goes on and what it leaves behind, never what it computes.
@@ -101,16 +102,17 @@ class Training:
         self._evaluate_when_due(recorder)
         for i in range(self.progress.iteration, self.until):
             ledger: dict[str, float] = defaultdict(float)
-            rollout = collect(
-                parts.policy,
-                parts.critic,
-                self.pool,
-                instructions=parts.instructions,
-                seed=recipe.seed,
-                num_steps=recipe.train.rollout.num_steps,
-                temperature=recipe.train.temperature,
-                ledger=ledger,
-            )
+            with torch_threads(recipe.train.rollout_threads):
+                rollout = collect(
+                    parts.policy,
+                    parts.critic,
+                    self.pool,
+                    instructions=parts.instructions,
+                    seed=recipe.seed,
+                    num_steps=recipe.train.rollout.num_steps,
+                    temperature=recipe.train.temperature,
+                    ledger=ledger,
+                )
             scored = parts.rewards.score(rollout)
             batch = advantages(
                 scored,
@@ -139,10 +141,12 @@ class Training:
 
     def _evaluate_when_due(self, recorder: Recorder) -> None:
         if self._evaluation_is_due() and not recorder.is_evaluated():
-            self._watcher.evaluation(recorder.evaluated(self._evaluation(recorder.policy_digest())))
+            with torch_threads(self.recipe.train.rollout_threads):
+                result = self._evaluation(recorder.policy_digest())
+            self._watcher.evaluation(recorder.evaluated(result))
             recorder.restart_clock()
 
-    def _evaluation(self, digest: str) -> Any:
+    def _evaluation(self, digest: str) -> EvaluationResult:
         spec, suite = self.recipe.evaluation, self.parts.suite
         sampled = spec.decoding == "sampled"
         return run_policy(

@@ -88,7 +88,10 @@ class TrainSpec(Section):
     temperature: PositiveFloat = Field(1.0, description="Sampling temperature of the rollout.")
     critic_warmup: NonNegativeInt = Field(5, description="First iterations that train the critic only.")
     torch_threads: PositiveInt = Field(
-        2, description="Intra-op threads of torch; they change sums in the last bit, so they are part of the recipe."
+        2, description="Intra-op threads of torch in updates; they change sums in the last bit, so they are hashed."
+    )
+    rollout_threads: PositiveInt = Field(
+        1, description="The same while episodes run, rollout and evaluation: the simulator needs the other cores."
     )
 
 

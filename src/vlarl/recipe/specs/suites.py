@@ -67,3 +67,37 @@ class TabletopSpec(SuiteSpec):
 
     def known_tasks(self) -> tuple[str, ...]:
         return _TABLETOP_TASKS[self.name]
+
+
+class LiberoSpec(SuiteSpec):
+    """LIBERO on robosuite 1.4 and MuJoCo 3.1.6: real tasks, official init states for evaluation."""
+
+    target: ClassVar[str] = "vlarl.suites.libero.suite:LiberoSuite"
+
+    kind: Literal["libero"] = "libero"
+    name: Literal["libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90"] = Field(
+        "libero_goal", description="Which set of tasks."
+    )
+    tasks: list[int | str] | None = Field(
+        None, description="Tasks to use, by name or by number in the suite; all when absent.", min_length=1
+    )
+    num_envs: PositiveInt = Field(16, description="Env slots stepped side by side; part of the recipe's identity.")
+    models_per_worker: PositiveInt = Field(
+        8, description="Compiled tasks a worker keeps, least recently used first out. Changes speed and memory only."
+    )
+    image_size: Annotated[int, Field(ge=32, le=512, multiple_of=8)] = Field(
+        256, description="Side of the square agentview image in pixels."
+    )
+    init_states: Literal["sampled", "official"] = Field(
+        "sampled",
+        description="Where training episodes start: placements sampled from each task's own regions, or the 50 official "
+        "states that evaluation uses, which marks every result `leaky`.",
+    )
+    fixtures: Literal["fixed", "official_sequence"] = Field(
+        "fixed",
+        description="Cabinets, stoves and racks of evaluation episodes: where seed 0 puts them, or where the official "
+        "scripts' sequence of resets does, which differs from episode to episode.",
+    )
+    render_quality: Literal["exact", "fast"] = Field(
+        "exact", description="`exact`: LIBERO's pixels. `fast`: no multisampling and no reflections."
+    )

