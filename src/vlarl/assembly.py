@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from vlarl.errors import AssetError, RecipeError
+from vlarl.memory import keep_freed_memory
 from vlarl.ppo import Ppo
 from vlarl.recipe.schema import Recipe
 from vlarl.registry import build
 from vlarl.rewards.combine import Rewards
 from vlarl.run import checkpoint
-from vlarl.memory import keep_freed_memory
 from vlarl.seeding import apply_determinism
 
 if TYPE_CHECKING:

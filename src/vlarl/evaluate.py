@@ -110,9 +110,13 @@ def evaluate(
 
 
 def episodes_of(suite: Suite, names: Sequence[str] | None, episodes: int) -> tuple[EpisodeSpec, ...]:
-    """Held-out episodes of the named tasks, all when None; UsageError for an unknown task or too many episodes."""
+    """Held-out episodes of the tasks named, or given by number; all when None.
+
+    Raises UsageError for an unknown task or too many episodes.
+    """
     tasks = suite.tasks()
     known = [task.name for task in tasks]
+    names = names and [known[int(name)] if name.isdecimal() and int(name) < len(known) else name for name in names]
     for name in names or ():
         if name not in known:
             close = suggest(name, known)

@@ -26,8 +26,8 @@ class Queue:
 
 
 def held_out(num_tasks: int, episodes: int) -> tuple[EpisodeSpec, ...]:
-    """Eval init states 0 .. episodes - 1 of every task, tasks interleaved so that slots stay equally busy."""
-    return tuple(EpisodeSpec(task, "eval", init, 0) for init in range(episodes) for task in range(num_tasks))
+    """Eval init states 0 .. episodes - 1 of every task, task after task: few compiled tasks at once are in use."""
+    return tuple(EpisodeSpec(task, "eval", init, 0) for task in range(num_tasks) for init in range(episodes))
 
 
 def evaluate_policy(

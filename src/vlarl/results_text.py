@@ -27,6 +27,8 @@ def headline(document: Document) -> str:
     if document["decoding"] is not None:
         temperature = document["temperature"]
         parts.append(f"decoding {document['decoding']}" + (f" at temperature {temperature:g}" if temperature else ""))
+    parts += [f"{key} {protocol[key]}" for key in ("fixtures", "render_quality") if key in protocol]
+    parts += ["LEAKY: trained on these init states"] if protocol.get("leaky") else []
     return " · ".join([*parts, f"seed {document['seed']}"])
 
 

@@ -80,6 +80,7 @@ def to_result(trials: Sequence[Trial], suite_spec: SuiteSpec, suite: Suite, eval
             "action": conventions.action,
             "image": conventions.image,
             "image_size": conventions.image_size,
+            **conventions.more,
         },
         renderer=getattr(suite, "renderer", None),
     )

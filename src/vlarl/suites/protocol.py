@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -20,6 +21,7 @@ class Conventions:
     image: str  # e.g. "agentview rgb, upright"
     image_size: int
     settle_steps: int = 0  # control steps between a reset and the policy's first look
+    more: Mapping[str, str | bool] = field(default_factory=dict)  # the suite's own, e.g. how fixtures are placed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from vlarl.recipe.specs.base import PartSpec, PositiveInt
 
@@ -78,7 +82,7 @@ class LiberoSpec(SuiteSpec):
     name: Literal["libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90"] = Field(
         "libero_goal", description="Which set of tasks."
     )
-    tasks: list[int | str] | None = Field(
+    tasks: list[str] | None = Field(
         None, description="Tasks to use, by name or by number in the suite; all when absent.", min_length=1
     )
     num_envs: PositiveInt = Field(16, description="Env slots stepped side by side; part of the recipe's identity.")
@@ -90,8 +94,8 @@ class LiberoSpec(SuiteSpec):
     )
     init_states: Literal["sampled", "official"] = Field(
         "sampled",
-        description="Where training episodes start: placements sampled from each task's own regions, or the 50 official "
-        "states that evaluation uses, which marks every result `leaky`.",
+        description="Where training episodes start: placements sampled from each task's own regions, or the 50 "
+        "official states that evaluation uses, which marks every result `leaky`.",
     )
     fixtures: Literal["fixed", "official_sequence"] = Field(
         "fixed",
@@ -101,3 +105,22 @@ class LiberoSpec(SuiteSpec):
     render_quality: Literal["exact", "fast"] = Field(
         "exact", description="`exact`: LIBERO's pixels. `fast`: no multisampling and no reflections."
     )
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _named(cls, tasks: Any, info: ValidationInfo) -> Any:
+        """Numbers become names, so that a resolved recipe says what it runs; unknown ones are told apart later."""
+        known = tuple(libero_tasks().get(info.data.get("name", ""), ()))
+        if not isinstance(tasks, list):
+            return tasks
+        return [(known[task] if 0 <= task < len(known) else str(task)) if type(task) is int else task for task in tasks]
+
+    def known_tasks(self) -> tuple[str, ...]:
+        return tuple(libero_tasks()[self.name])
+
+
+@cache
+def libero_tasks() -> Mapping[str, Mapping[str, str]]:
+    """Instruction of each task by suite and task name, in the benchmark's order; a test compares them with LIBERO's."""
+    loaded: dict[str, dict[str, str]] = json.loads(Path(__file__).with_name("libero_tasks.json").read_text("utf-8"))
+    return loaded

@@ -64,7 +64,7 @@ class Camera:
         self._gl.make_current()
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
         # Freed while Python still stands: at interpreter exit EGL's own clean-up fails noisily.
-        self._free = weakref.finalize(self, _release, self._gl, self._context)
+        weakref.finalize(self, _release, self._gl, self._context)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         self._view = mujoco.MjrRect(0, 0, size, size)
         self._option = mujoco.MjvOption()
@@ -98,9 +98,6 @@ class Camera:
         model.mat_reflectance[:] = self._reflectance
         mujoco.mjr_readPixels(self._pixels, None, self._view, self._context)
         image[...] = self._pixels[::-1, ::-1]  # GL's rows run bottom up; then turned
-
-    def close(self) -> None:
-        self._free()
 
     def _find_mirrors(self) -> np.ndarray:
         model = self._model

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vlarl.errors import UsageError
+from vlarl.suites.libero.fixtures import close_drawer, drag, open_drawer, turn_knob
 from vlarl.suites.libero.grasps import Around, Grasp, Rim
 from vlarl.suites.libero.sight import Sight
 from vlarl.suites.libero.skills import Arm, Skill, pick, put
@@ -24,6 +25,9 @@ class Stage:
 Plan = tuple[Stage, ...]
 
 BOWL = Rim(radius=0.052, height=0.035)
+BOWL_IN_DRAWER = Rim(radius=0.044, height=0.035, angles=(160.0, 150.0, 170.0, 140.0, 180.0, -20.0))
+BOWL_FOR_DRAWER = Rim(radius=0.052, height=0.035, angles=(180.0, 0.0, 170.0, -170.0, 10.0, -10.0))
+MUG = Rim(radius=0.042, height=0.085)
 _BASKET_HALF = 0.058
 
 
@@ -48,23 +52,70 @@ def _into_basket(name: str, grasp: Grasp | None = None, *, basket: str = "basket
     return Stage(done, run)
 
 
-def _onto(name: str, support: str, height: float, *, grasp: Grasp = BOWL, lift: float = 0.06) -> Stage:
-    """Put an object's origin ``height`` above the origin of the body or region it shall stand on."""
+def _released(sight: Sight, body: str) -> bool:
+    return sight.opening > 0.05 or float(np.linalg.norm(sight.hand - sight.position(body))) > 0.15
+
+
+def _origin(sight: Sight, place: str) -> np.ndarray:
+    return sight.position(place) if place.endswith("_main") else sight.site(place)
+
+
+def _onto(
+    name: str,
+    support: str,
+    height: float,
+    *,
+    grasp: Grasp = BOWL,
+    lift: float = 0.06,
+    aside: tuple[float, float] = (0.0, 0.0),
+    slack: float = 0.025,
+) -> Stage:
+    """Put an object's origin ``height`` above (and ``aside``) the origin of the body or region it shall stand on."""
     body = f"{name}_main"
 
     def place(sight: Sight) -> np.ndarray:
-        return sight.position(support) + np.array((0.0, 0.0, height))
+        return _origin(sight, support) + np.array((*aside, height))
 
     def done(sight: Sight) -> bool:
         gap = sight.position(body) - place(sight)
-        return bool(np.linalg.norm(gap[:2]) < 0.025 and abs(gap[2]) < 0.02 and sight.opening > 0.05)
+        return bool(np.linalg.norm(gap[:2]) < slack and abs(gap[2]) < 0.02 and _released(sight, body))
 
     def run(arm: Arm) -> Skill:
-        if not (yield from pick(arm, body, grasp, lift=lift)):
+        if not (yield from pick(arm, body, grasp, lift=lift, destination=place(arm.sight))):
             return False
         return (yield from put(arm, body, lambda: place(arm.sight)))
 
     return Stage(done, run)
+
+
+def _drawer(cabinet: str, level: str) -> Stage:
+    joint = f"{cabinet}_{level}_level"
+    return Stage(
+        lambda sight: sight.joint(joint) < -0.142,
+        lambda arm: open_drawer(arm, f"{cabinet}_cabinet_{level}", joint),
+    )
+
+
+def _drawer_closed(cabinet: str, level: str) -> Stage:
+    joint = f"{cabinet}_{level}_level"
+    return Stage(
+        lambda sight: sight.joint(joint) > 0.0,
+        lambda arm: close_drawer(arm, f"{cabinet}_cabinet_{level}", joint),
+    )
+
+
+def _stove_on(stove: str) -> Stage:
+    joint = f"{stove}_button"
+    return Stage(lambda sight: sight.joint(joint) > 0.55, lambda arm: turn_knob(arm, f"{stove}_button", joint))
+
+
+def _dragged(name: str, region: str) -> Stage:
+    body = f"{name}_main"
+
+    def done(sight: Sight) -> bool:
+        return bool(np.abs(sight.position(body) - sight.site(region))[:2].max() < 0.03)
+
+    return Stage(done, lambda arm: drag(arm, body, lambda: arm.sight.site(region)))
 
 
 _OBJECT_NAMES = (
@@ -93,16 +144,83 @@ _SPATIAL_NAMES = (
     "on_the_wooden_cabinet",
 )
 
+_BOWL_NAME, _CABINET, _STOVE = "akita_black_bowl_1", "wooden_cabinet_1", "flat_stove_1"
+_GOAL_PLANS: dict[str, Plan] = {
+    "open_the_middle_drawer_of_the_cabinet": (_drawer(_CABINET, "middle"),),
+    "put_the_bowl_on_the_stove": (_onto(_BOWL_NAME, f"{_STOVE}_cook_region", 0.026),),
+    "put_the_wine_bottle_on_top_of_the_cabinet": (
+        _onto("wine_bottle_1", f"{_CABINET}_top_side", 0.006, grasp=Around(), aside=(0.0, 0.04), slack=0.05),
+    ),
+    "open_the_top_drawer_and_put_the_bowl_inside": (
+        _drawer(_CABINET, "top"),
+        _onto(_BOWL_NAME, f"{_CABINET}_top_region", -0.02, grasp=BOWL_FOR_DRAWER, slack=0.05),
+    ),
+    "put_the_bowl_on_top_of_the_cabinet": (
+        _onto(_BOWL_NAME, f"{_CABINET}_top_side", 0.006, aside=(0.0, 0.03), slack=0.05),
+    ),
+    "push_the_plate_to_the_front_of_the_stove": (_dragged("plate_1", "main_table_stove_front_region"),),
+    "put_the_cream_cheese_in_the_bowl": (_onto("cream_cheese_1", "akita_black_bowl_1_main", 0.03, grasp=Around()),),
+    "turn_on_the_stove": (_stove_on(_STOVE),),
+    "put_the_bowl_on_the_plate": (_onto(_BOWL_NAME, "plate_1_main", 0.008),),
+    "put_the_wine_bottle_on_the_rack": (
+        _onto("wine_bottle_1", "wine_rack_1_top_region", 0.01, grasp=Around(), slack=0.02),
+    ),
+}
+
+_COOK = "flat_stove_1_cook_region"
+_LONG_PLANS: dict[str, Plan] = {
+    "LIVING_ROOM_SCENE2_put_both_the_alphabet_soup_and_the_tomato_sauce_in_the_basket": (
+        _into_basket("alphabet_soup_1"),
+        _into_basket("tomato_sauce_1"),
+    ),
+    "LIVING_ROOM_SCENE2_put_both_the_cream_cheese_box_and_the_butter_in_the_basket": (
+        _into_basket("cream_cheese_1"),
+        _into_basket("butter_1"),
+    ),
+    "KITCHEN_SCENE3_turn_on_the_stove_and_put_the_moka_pot_on_it": (
+        _stove_on(_STOVE),
+        _onto("moka_pot_1", _COOK, 0.095, grasp=Around(), slack=0.05),
+    ),
+    "KITCHEN_SCENE4_put_the_black_bowl_in_the_bottom_drawer_of_the_cabinet_and_close_it": (
+        _onto(_BOWL_NAME, "white_cabinet_1_bottom_region", -0.02, grasp=BOWL_FOR_DRAWER, slack=0.05),
+        _drawer_closed("white_cabinet_1", "bottom"),
+    ),
+    "LIVING_ROOM_SCENE5_put_the_white_mug_on_the_left_plate_and_put_the_yellow_and_white_mug_on_the_right_plate": (
+        _onto("porcelain_mug_1", "plate_1_main", 0.008, grasp=MUG),
+        _onto("white_yellow_mug_1", "plate_2_main", 0.008, grasp=MUG),
+    ),
+    "LIVING_ROOM_SCENE6_put_the_white_mug_on_the_plate_and_put_the_chocolate_pudding_to_the_right_of_the_plate": (
+        _onto("porcelain_mug_1", "plate_1_main", 0.008, grasp=MUG),
+        _onto("chocolate_pudding_1", "living_room_table_plate_right_region", 0.045, grasp=Around()),
+    ),
+    "LIVING_ROOM_SCENE1_put_both_the_alphabet_soup_and_the_cream_cheese_box_in_the_basket": (
+        _into_basket("alphabet_soup_1"),
+        _into_basket("cream_cheese_1"),
+    ),
+    "KITCHEN_SCENE8_put_both_moka_pots_on_the_stove": (
+        _onto("moka_pot_2", _COOK, 0.095, grasp=Around(), aside=(0.042, 0.0), slack=0.03),
+        _onto("moka_pot_1", _COOK, 0.095, grasp=Around(), aside=(-0.042, 0.0), slack=0.03),
+    ),
+}
+
 _PLANS: dict[str, dict[str, Plan]] = {
     "libero_object": {
         f"pick_up_the_{name}_and_place_it_in_the_basket": (_into_basket(f"{name}_1"),) for name in _OBJECT_NAMES
     },
     "libero_spatial": {
         f"pick_up_the_black_bowl_{where}_and_place_it_on_the_plate": (
-            _onto("akita_black_bowl_1", "plate_1_main", 0.008, lift=0.10 if "drawer" in where else 0.06),
+            _onto(
+                "akita_black_bowl_1",
+                "plate_1_main",
+                0.008,
+                grasp=BOWL_IN_DRAWER if "drawer" in where else BOWL,
+                lift=0.10 if "drawer" in where else 0.06,
+            ),
         )
         for where in _SPATIAL_NAMES
     },
+    "libero_goal": _GOAL_PLANS,
+    "libero_10": _LONG_PLANS,
 }
 
 
@@ -111,13 +229,18 @@ def has_expert(suite: str, task_name: str) -> bool:
     return task_name in _PLANS.get(suite, {})
 
 
+def tasks_with_expert(suite: str) -> tuple[str, ...]:
+    """Names of the tasks of ``suite`` that have a scripted expert."""
+    return tuple(_PLANS.get(suite, {}))
+
+
 class LiberoExpert:
     """Runs the first unfinished stage of its task; starts it again when it ended without success."""
 
     def __init__(self, sight: Sight, suite: str, task_name: str) -> None:
         """``suite`` as in "libero_goal"; raises UsageError (U230) for a task without an expert."""
         if not has_expert(suite, task_name):
-            known = ", ".join(sorted(_PLANS.get(suite, {}))) or "none"
+            known = ", ".join(tasks_with_expert(suite)) or "none"
             raise UsageError(
                 f"no scripted expert for task {task_name!r} of {suite}",
                 code="U230",

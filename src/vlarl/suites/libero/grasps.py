@@ -13,8 +13,9 @@ from vlarl.suites.libero.sight import Boxes, Sight
 _USUAL_AXIS = math.pi / 2  # the fingers open along the world's y at the start of every episode
 _WIDEST = 0.070
 _PALM_HEIGHT = 0.026  # from the point between the finger tips up to the palm
-_TIP_REACH = 0.0045  # from that point down to the lowest point of a finger
+_TIP_REACH = 0.008  # from that point down to the lowest point of a finger
 _TURN_COST = 0.012  # metres of width that a quarter turn of the hand is worth
+_EASY_REACH = 0.72
 _CROWDED = 0.010  # wished distance between the open fingers and other things
 
 
@@ -36,16 +37,24 @@ class Hold:
 class Grasp(Protocol):
     """How to hold one kind of object."""
 
-    def hold(self, sight: Sight, body: str, attempt: int) -> Hold: ...
+    def hold(self, sight: Sight, body: str, attempt: int, destination: np.ndarray | None = None) -> Hold:
+        """The hold for attempt 0, 1, ...; ``destination`` (3,) is where the body's origin shall go."""
+        ...
 
 
 def _crowding(around: Boxes, point: np.ndarray, axis: float) -> float:
     """How far the open hand at ``point`` comes too close to other things; 0 when it is free."""
     rotation = facing_down(axis)
-    fingers = [(side * x, 0.0, -z) for side in (-1, 1) for x in (0.044, 0.056) for z in (0.0, 0.02)]
-    palm = [(x, y, -_PALM_HEIGHT - 0.008) for x in (-0.1, -0.05, 0.0, 0.05, 0.1) for y in (-0.03, 0.03)]
+    outline = ((0.040, 0.010), (0.054, 0.010), (0.066, -0.020), (0.042, -0.020))  # of one open finger
+    fingers = [(side * x, y, z) for side in (-1, 1) for x, z in outline for y in (-0.01, 0.01)]
+    palm = [(x, y, -_PALM_HEIGHT - 0.004) for x in (-0.1, -0.05, 0.0, 0.05, 0.1) for y in (-0.03, 0.03)]
     points = point + np.array(fingers + palm) @ rotation.T
     return max(0.0, _CROWDED - around.distance(points))
+
+
+def _overreach(sight: Sight, point: np.ndarray) -> float:
+    """How far ``point`` is beyond what the arm reaches with ease while the hand points down."""
+    return max(0.0, float(np.linalg.norm((point - sight.base)[:2])) - _EASY_REACH)
 
 
 def _turn(axis: float) -> float:
@@ -64,7 +73,7 @@ class Around:
     axis: float | None = None  # a fixed finger direction instead of the narrowest
     shift: tuple[float, float] = (0.0, 0.0)
 
-    def hold(self, sight: Sight, body: str, attempt: int) -> Hold:
+    def hold(self, sight: Sight, body: str, attempt: int, destination: np.ndarray | None = None) -> Hold:
         """The cheapest hold; later attempts go a little deeper."""
         corners = sight.boxes(body).corners()
         top, bottom = corners[..., 2].max(), corners[..., 2].min()
@@ -103,7 +112,7 @@ class Rim:
     angles: tuple[float, ...] = (90.0, 120.0, 60.0, -90.0, -120.0, -60.0, 150.0, 30.0, 0.0, 180.0)
     middle: tuple[float, float] = (0.0, 0.0)  # of the rim, in the body's own frame
 
-    def hold(self, sight: Sight, body: str, attempt: int) -> Hold:
+    def hold(self, sight: Sight, body: str, attempt: int, destination: np.ndarray | None = None) -> Hold:
         """The freest hold in the order of ``angles``; later attempts skip the ones tried before."""
         around = sight.boxes_around(body)
         origin = sight.position(body)
@@ -114,7 +123,8 @@ class Rim:
             offset = middle + np.array(
                 (self.radius * math.cos(angle), self.radius * math.sin(angle), self.height - 0.003 * attempt)
             )
-            cost = 0.001 * rank + _TURN_COST * _turn(angle) + 5.0 * _crowding(around, origin + offset, angle)
+            far = max(_overreach(sight, place + offset) for place in (origin, destination) if place is not None)
+            cost = far + 0.001 * rank + _TURN_COST * _turn(angle) + 5.0 * _crowding(around, origin + offset, angle)
             holds.append((cost, rank, Hold(offset, facing_down(angle % math.pi))))
         holds.sort(key=lambda judged: judged[:2])
         return holds[(attempt // 2) % len(holds)][2]

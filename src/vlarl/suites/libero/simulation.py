@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import blake2b
 
 import mujoco
 import numpy as np
 
 from vlarl.errors import RunError
+from vlarl.seeding import seed
 from vlarl.suites.libero.arm import PHYSICS_STEPS, ArmState
 from vlarl.suites.libero.camera import Frame, RenderQuality, take_frame
 from vlarl.suites.libero.sight import Sight
@@ -65,10 +67,31 @@ class Episode:
         return blake2b(b"".join(p.tobytes() for p in parts) + self._arm.tobytes(), digest_size=16).digest()
 
 
+class Starts:
+    """Which start an episode's spec means."""
+
+    def __init__(self, suite: str, *, train_on_official: bool, fixtures_vary: bool) -> None:
+        self._suite = suite
+        self._train_on_official, self._fixtures_vary = train_on_official, fixtures_vary
+
+    def __call__(self, stage: Stage, spec: EpisodeSpec) -> Start:
+        if spec.split == "eval" or self._train_on_official:
+            # Official scripts seed once and reset before each episode, so that episode i comes after i + 1 resets.
+            return stage.start_official(spec.init, resets=spec.init + 1 if self._fixtures_vary else 1)
+        return stage.start_sampled(_placement_seed(self._suite, stage.task.name, spec.init))
+
+
+def _placement_seed(suite: str, task: str, init: int) -> int:
+    """32 bits, for numpy's global generator; of the names, so that a recipe's choice of tasks changes nothing."""
+    return seed(0, "libero-placement", suite, task, init) >> 31
+
+
 class LiberoSimulation:
     """Runs episodes of one task, on official init states or on placements sampled from the task's own regions."""
 
-    def __init__(self, task: Task, stage: Stage, starts: Starts, *, image_size: int, quality: RenderQuality) -> None:
+    def __init__(
+        self, task: Task, stage: Callable[[], Stage], starts: Starts, *, image_size: int, quality: RenderQuality
+    ) -> None:
         self.task = task
         self._stage, self._starts = stage, starts
         self._image_size, self._quality = image_size, quality
@@ -78,12 +101,14 @@ class LiberoSimulation:
 
     def begin(self, spec: EpisodeSpec) -> None:
         assert spec.task == self.task.index, (spec, self.task)
-        self._episode = Episode(self._stage, self._starts(self._stage, spec))
+        self._episode = None  # frees its stage for another task where memory is short
+        stage = self._stage()
+        self._episode = Episode(stage, self._starts(stage, spec))
 
     def advance(self, action: np.ndarray) -> Outcome:
         assert action.shape == (7,), action.shape
         assert np.isfinite(action).all(), action
-        episode, stage = self.episode, self._stage
+        episode, stage = self.episode, self.episode.stage
         before = episode.hand
         episode.step(action.astype(np.float64))
         if episode.diverged():
@@ -103,7 +128,7 @@ class LiberoSimulation:
     def render_into(self, image: np.ndarray) -> None:
         frame = self.episode.frame
         assert frame is not None, "set by the settle steps"
-        self._stage.camera("agentview", self._image_size, self._quality).render_into(frame, image)
+        self.episode.stage.camera("agentview", self._image_size, self._quality).render_into(frame, image)
 
     def state_digest(self) -> bytes:
         return self.episode.digest()
@@ -119,13 +144,13 @@ class LiberoSimulation:
         return self._episode
 
     def sight(self) -> Sight:
-        return Sight(self._stage.model, self.episode.data)
+        return Sight(self.episode.stage.model, self.episode.data)
 
     def low_dimensional(self) -> dict[str, np.ndarray]:
         """One step's proprioception under the names of LIBERO's demonstration files."""
         from robosuite.utils.transform_utils import mat2quat, quat2axisangle
 
-        data, layout = self.episode.data, self._stage.arm.layout
+        data, layout = self.episode.data, self.episode.stage.arm.layout
         hand = data.body("robot0_right_hand").xmat.reshape(3, 3)
         turn = np.asarray(quat2axisangle(mat2quat(hand)), dtype=np.float64)
         place = self.episode.hand
@@ -137,24 +162,3 @@ class LiberoSimulation:
             "joint_states": data.qpos[layout.positions],
             "states": np.concatenate(([data.time], data.qpos, data.qvel)),
         }
-
-
-class Starts:
-    """Which start an episode's spec means."""
-
-    def __init__(self, suite: str, *, train_on_official: bool, fixtures_vary: bool) -> None:
-        self._suite = suite
-        self._train_on_official, self._fixtures_vary = train_on_official, fixtures_vary
-
-    def __call__(self, stage: Stage, spec: EpisodeSpec) -> Start:
-        if spec.split == "eval" or self._train_on_official:
-            # Official scripts seed once and reset before each episode, so that episode i comes after i + 1 resets.
-            return stage.start_official(spec.init, resets=spec.init + 1 if self._fixtures_vary else 1)
-        return stage.start_sampled(_placement_seed(self._suite, stage.task.name, spec.init))
-
-
-def _placement_seed(suite: str, task: str, init: int) -> int:
-    """32 bits, for numpy's global generator; of the names, so that a recipe's choice of tasks changes nothing."""
-    from vlarl.seeding import seed
-
-    return seed(0, "libero-placement", suite, task, init) >> 31

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 
 import numpy as np
 
-from vlarl.suites.libero.grasps import Grasp, Hold, facing_down
+from vlarl.suites.libero.grasps import Grasp, facing_down
 from vlarl.suites.libero.sight import Sight
 
 OPEN, CLOSE = -1.0, 1.0
@@ -115,17 +115,25 @@ class Arm:
         return False
 
 
-def pick(arm: Arm, body: str, grasp: Grasp, *, clearance: float = 0.08, lift: float = 0.06) -> Skill:
-    """Take hold of ``body`` and lift it; tries again when it slips."""
+def pick(
+    arm: Arm,
+    body: str,
+    grasp: Grasp,
+    *,
+    clearance: float = 0.08,
+    lift: float = 0.06,
+    destination: np.ndarray | None = None,
+) -> Skill:
+    """Take hold of ``body`` and lift it; tries again when it slips. ``destination`` (3,): where it goes next."""
     sight = arm.sight
     for attempt in range(_MAX_ATTEMPTS):
-        hold = grasp.hold(sight, body, attempt)
+        hold = grasp.hold(sight, body, attempt, destination)
         arm.grip, arm.rotation = OPEN, hold.rotation
         arrived = yield from arm.descend(lambda hold=hold: sight.position(body) + hold.offset, clearance=clearance)
         if not arrived:
-            yield from _rise(arm, 0.05)
+            yield from rise(arm, 0.05)
             continue
-        yield from _close(arm, body, hold)
+        yield from close(arm)
         offset = sight.hand - sight.position(body)
         bottom = sight.hand
         for _ in range(30):
@@ -137,7 +145,7 @@ def pick(arm: Arm, body: str, grasp: Grasp, *, clearance: float = 0.08, lift: fl
     return False
 
 
-def _close(arm: Arm, body: str, hold: Hold) -> Skill:
+def close(arm: Arm) -> Skill:
     """Close the fingers while the hand creeps upwards, until they no longer move."""
     arm.grip = CLOSE
     start = arm.sight.hand
@@ -151,7 +159,8 @@ def _close(arm: Arm, body: str, hold: Hold) -> Skill:
     return True
 
 
-def _rise(arm: Arm, height: float) -> Skill:
+def rise(arm: Arm, height: float) -> Skill:
+    """Go straight up, most of ``height``."""
     start = arm.sight.hand
     for _ in range(12):
         if arm.sight.hand[2] > start[2] + 0.8 * height:
@@ -168,7 +177,7 @@ def release(arm: Arm, height: float = 0.10) -> Skill:
         if arm.sight.opening > before + 0.02 or arm.sight.opening > 0.07:
             break
         yield arm.action(start + np.array((0.0, 0.0, _CREEP * (1 + step / 2))) - arm.sight.hand)
-    yield from _rise(arm, height)
+    yield from rise(arm, height)
     return True
 
 
@@ -206,6 +215,6 @@ def put(
             return False
         if arrived or np.linalg.norm((target() - sight.position(body))[:2]) < 2 * tolerance:
             break
-        yield from _rise(arm, 0.06)
+        yield from rise(arm, 0.06)
     yield from release(arm, retreat)
     return True

@@ -108,12 +108,6 @@ class Stage:
             self._env._post_process()
         return self.model.site_rgba.copy()
 
-    def close(self) -> None:
-        for camera in self._cameras.values():
-            camera.close()
-        self._cameras.clear()
-        self._env.close()
-
     def _start(self, seed: int, official: np.ndarray | None, resets: int) -> Start:
         with _global_seed(seed):
             for _ in range(resets):
@@ -180,9 +174,9 @@ class Stage:
 @contextmanager
 def _global_seed(seed: int) -> Iterator[None]:
     """LIBERO draws from numpy's global generator."""
-    before = np.random.get_state()
-    np.random.seed(seed)
+    before = np.random.get_state()  # noqa: NPY002
+    np.random.seed(seed)  # noqa: NPY002
     try:
         yield
     finally:
-        np.random.set_state(before)
+        np.random.set_state(before)  # noqa: NPY002

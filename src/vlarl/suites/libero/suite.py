@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import gc
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import numpy as np
 
 from vlarl.errors import RecipeError
 from vlarl.recipe.specs.suites import LiberoSpec
-from vlarl.suites.libero.install import HORIZONS, NUM_OFFICIAL, LiberoTask, tasks_of
+from vlarl.suites.libero.install import HORIZONS, NUM_OFFICIAL, LiberoTask, check_installation, tasks_of
 from vlarl.suites.protocol import Conventions, Expert, Simulation
 from vlarl.suites.renderer import choose_renderer
 from vlarl.types import Split, Task
@@ -29,6 +32,7 @@ class LiberoSuite:
     """
 
     def __init__(self, spec: LiberoSpec) -> None:
+        check_installation()
         self.renderer = choose_renderer(spec.renderer)
         self.name: str = spec.name
         self.conventions = Conventions(
@@ -38,10 +42,16 @@ class LiberoSuite:
             image="agentview rgb, turned by 180 degrees",
             image_size=spec.image_size,
             settle_steps=10,
+            more={
+                "fixtures": spec.fixtures,
+                "render_quality": spec.render_quality,
+                # Trained on the very states that evaluation uses.
+                "leaky": spec.init_states == "official",
+            },
         )
         self._spec = spec
         self._rows = select(tasks_of(spec.name), spec.tasks)
-        self._stages: OrderedDict[str, Stage] = OrderedDict()
+        self._stages = Stages(spec.models_per_worker)
 
     def tasks(self) -> tuple[Task, ...]:
         horizon = HORIZONS[self.name]
@@ -64,7 +74,7 @@ class LiberoSuite:
         )
         return LiberoSimulation(
             self.tasks()[task],
-            self._stage(self._rows[task]),
+            partial(self._stages.get, self._rows[task]),
             starts,
             image_size=self._spec.image_size,
             quality=self._spec.render_quality,
@@ -80,27 +90,40 @@ class LiberoSuite:
         """LIBERO's names; ``states`` is the flattened simulator state."""
         return _own(simulation).low_dimensional()
 
-    def _stage(self, row: LiberoTask) -> Stage:
+
+class Stages:
+    """Compiled tasks of one process. Keeps the ``limit`` used last; others live as long as an episode runs on them."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._recent: OrderedDict[str, Stage] = OrderedDict()
+        self._alive: WeakValueDictionary[str, Stage] = WeakValueDictionary()
+
+    def get(self, row: LiberoTask) -> Stage:
         from vlarl.suites.libero.stage import Stage
 
-        if row.name not in self._stages:
-            self._stages[row.name] = Stage(row)
-        return self._stages[row.name]
+        stage = self._alive.get(row.name)
+        if stage is None:
+            self._make_room()
+            stage = Stage(row)
+            self._alive[row.name] = stage
+        self._recent[row.name] = stage
+        self._recent.move_to_end(row.name)
+        return stage
+
+    def _make_room(self) -> None:
+        """A stage is half a gigabyte, in reference cycles of robosuite's."""
+        while len(self._recent) >= self._limit:
+            self._recent.popitem(last=False)
+            gc.collect()
 
 
-def select(rows: tuple[LiberoTask, ...], wanted: list[int | str] | None) -> tuple[LiberoTask, ...]:
-    """The tasks of a suite that a recipe names, by name or by their number in the suite."""
-    if wanted is None:
-        return rows
+def select(rows: tuple[LiberoTask, ...], names: list[str] | None) -> tuple[LiberoTask, ...]:
+    """The tasks of a suite that a recipe names."""
     known = {row.name: row for row in rows}
-    chosen = []
-    for name in wanted:
-        if isinstance(name, int) and 0 <= name < len(rows):
-            chosen.append(rows[name])
-        elif name in known:
-            chosen.append(known[str(name)])
-        else:
-            close = difflib.get_close_matches(str(name), known, n=1)
+    for name in names or ():
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
             raise RecipeError(
                 f"no task is called `{name}`",
                 code="R206",
@@ -109,7 +132,7 @@ def select(rows: tuple[LiberoTask, ...], wanted: list[int | str] | None) -> tupl
                 if close
                 else f"a number from 0 to {len(rows) - 1}, or one of " + ", ".join(known),
             )
-    return tuple(chosen)
+    return rows if names is None else tuple(known[name] for name in names)
 
 
 def _own(simulation: Simulation) -> LiberoSimulation:
