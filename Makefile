@@ -29,7 +29,7 @@ environment:  ## system GL libraries where allowed, and the locked environment
 	@tools/setup.sh "$(EXTRAS)"
 
 dev:  ## the environment with what tests and lint need
-	@tools/setup.sh "dev$(addprefix $(comma),$(EXTRAS))"
+	@tools/setup.sh "dev,libero$(addprefix $(comma),$(EXTRAS))"
 
 test: dev  ## set up and run the tests
 	$(BIN)/python -m pytest -m "not slow" $(TESTS)

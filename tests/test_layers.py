@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1] / "src" / "vlarl"
 
 GROUND, LANGUAGE, RECORD, PARTS, MECHANICS, ASSEMBLY, PROGRAMS, SURFACE = range(1, 9)
 LAYERS: dict[int, tuple[str, ...]] = {
-    GROUND: ("errors", "types", "digest", "seeding", "intervals"),
+    GROUND: ("errors", "types", "digest", "seeding", "memory", "intervals"),
     LANGUAGE: ("recipe", "registry"),
     RECORD: ("plan", "assets", "run", "results"),
     PARTS: ("suites", "policies", "critics", "rewards", "curriculum"),
@@ -26,6 +26,7 @@ LAYERS: dict[int, tuple[str, ...]] = {
         "train",
         "sft",
         "collect",
+        "check_demos",
         "evaluate",
         "replay",
         "videos",

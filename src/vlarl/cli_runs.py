@@ -121,6 +121,33 @@ def collect(
     console.table(headers, rows)
 
 
+@command("check-demos", RUNS)
+def check_demos(
+    console: Console,
+    source: Annotated[Path, typer.Argument(metavar="FILE|FOLDER", help="HDF5 demonstrations in LIBERO's layout.")],
+    suite: Annotated[
+        str | None, typer.Option("--suite", metavar="S", help="Refuse demonstrations of any other suite.")
+    ] = None,
+    episodes: Annotated[
+        int | None, typer.Option("--episodes", metavar="N", help="Only the first N of each file.", min=1)
+    ] = None,
+) -> Exit:
+    """Replay stored actions of demonstrations and compare the states: 5 when they differ."""
+    from vlarl.check_demos import HEADERS, check_demonstrations, check_json, check_notes, check_rows
+    from vlarl.registry import suite_spec_for
+
+    if suite is not None:
+        suite_spec_for(suite)  # UsageError where there is none
+    done = check_demonstrations(
+        source, suite=suite, num_episodes=episodes, progress=lambda demo: console.say(f"replayed {demo}")
+    )
+    console.document(**check_json(done))
+    console.table(HEADERS, check_rows(done))
+    for note in check_notes(done):
+        console.say(note)
+    return done.exit_status
+
+
 @command("eval", RUNS)
 def evaluate(
     console: Console,
@@ -143,10 +170,18 @@ def evaluate(
     seed: Annotated[int | None, typer.Option("--seed", help="Of sampled and random actions.")] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where the result goes.")] = None,
     runs: RunsOption = _RUNS,
+    shard: Annotated[
+        str | None, typer.Option("--shard", metavar="I/N", help="Run the I-th of N parts, for `vlarl merge`.")
+    ] = None,
+    videos: Annotated[
+        int, typer.Option("--videos", metavar="N", help="Videos a task: first, best, worst episode.", min=0, max=3)
+    ] = 0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Run all episodes, also those on disk already.")] = False,
 ) -> Exit:
-    """Evaluate on held-out init states: k/n and a 95 % interval per task."""
+    """Evaluate on held-out init states: k/n and a 95 % interval per task. Runs only what is not on disk yet."""
     from vlarl.evaluate import evaluate as run_evaluation
     from vlarl.evaluate import outcome_json, outcome_notes, outcome_text
+    from vlarl.results_shards import parse_shard
 
     outcome = run_evaluation(
         suite,
@@ -159,7 +194,11 @@ def evaluate(
         seed=seed,
         out=out,
         runs=runs,
+        shard=parse_shard(shard) if shard is not None else None,
+        videos=videos,
+        fresh=fresh,
         progress=lambda done, total, trial: _tell_tenths(console, "evaluated", done, total),
+        say=console.say,
     )
     console.document(**outcome_json(outcome))
     console.data(outcome_text(outcome))
@@ -260,6 +299,7 @@ def _watcher(console: Console, loaded: LoadedRecipe) -> Iterator[Watcher]:
         warm_start=Progress(
             recorded=lambda result: console.say(f"recorded {result.path.stem}: {result.recorded} episodes"),
             cloned=cloned,
+            noted=console.say,
         ),
     )
     try:

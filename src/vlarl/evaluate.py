@@ -3,41 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlarl.digest import json_digest
 from vlarl.errors import AssetError, Exit, UsageError
+from vlarl.evaluate_fill import Filled, Progress, Say, Watch, Work, fill
 from vlarl.evaluation import held_out
 from vlarl.recipe.specs.suites import SuiteSpec
 from vlarl.registry import build, suggest, suite_spec_for
-from vlarl.results import (
-    MAX_ERROR_RATE,
-    Decoding,
-    Document,
-    Evaluated,
-    PolicyKind,
-    error_rate,
-    label,
-    read_document,
-    settings,
-    write,
-)
+from vlarl.results import MAX_ERROR_RATE, Decoding, Document, Evaluated, PolicyKind, error_rate
+from vlarl.results_shards import Shard
 from vlarl.results_text import table
 from vlarl.run.checkpoint import is_checkpoint, iterations
 from vlarl.run.folder import RunFolder, latest, open_run
-from vlarl.suites.baselines import Baseline
+from vlarl.suites.baselines import Baseline, run_baseline
 from vlarl.suites.protocol import Suite
-from vlarl.trials import EvaluationResult, run_policy, run_scripted
-from vlarl.types import EpisodeSpec, Trial
+from vlarl.trials import policy_trials
+from vlarl.types import EpisodeSpec
+from vlarl.videos import write_videos
 
 if TYPE_CHECKING:
     from vlarl.assembly import LoadedPolicy
 
 DEFAULT_EPISODES = 20
-Progress = Callable[[int, int, Trial], None]  # episodes done, of how many, the one that ended
+SHARDS = "shards"  # folder within a run's evaluations: what lies there is not a whole evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +40,8 @@ class EvaluationOutcome:
     run: str | None  # the run whose checkpoint it was
     chosen: str | None  # in words, when the run was not named but found
     passed_over: tuple[str, ...] = ()  # newer checkpoints of the run that are damaged, and how
+    read_back: int = 0  # episodes that were on disk already
+    videos: tuple[Path, ...] = ()
 
     @property
     def exit_status(self) -> Exit:
@@ -69,13 +62,20 @@ def evaluate(
     out: Path | None = None,
     runs: Path = Path("runs"),
     num_workers: int | None = None,
+    shard: Shard | None = None,
+    videos: int = 0,
+    fresh: bool = False,
     progress: Progress = lambda done, total, trial: None,
+    say: Say = lambda text: None,
 ) -> EvaluationOutcome:
     """Evaluate on init states ``eval`` 0 .. ``episodes`` - 1 of every task, or of ``tasks`` only.
 
     ``checkpoint``: a run by name or path, ``last``, or a checkpoint's folder; None takes the newest run in
     ``runs`` that was trained on ``suite``. The three files of the evaluation go to ``out``, else to the run's
     ``eval`` folder; a baseline without ``out`` is not written. ``seed`` draws sampled and random actions.
+
+    Episodes that lie there already are read back, unless ``fresh``. ``shard`` runs a part of them, for ``merge``.
+    ``videos``: at most so many a task, of the first, the best and the worst episode, beside the document.
     """
     request = _Request(
         suite=suite,
@@ -85,28 +85,24 @@ def evaluate(
         temperature=temperature,
         seed=seed,
         num_workers=num_workers,
-        progress=progress,
+        shard=shard,
+        videos=videos,
+        fresh=fresh,
+        watch=Watch(progress=progress, say=say),
     )
-    request.check(policy, checkpoint)
+    request.check(policy, checkpoint, out)
     suite_spec_for(suite)  # a mistyped suite is told before the search for a run trained on it
     if policy != "checkpoint":
-        result = _baseline(policy, request)
-        path = write(result.document, result.trials, out) if out is not None else None
-        return EvaluationOutcome(document=result.document, path=path, run=None, chosen=None)
+        return _outcome(_baseline(policy, request), out, request)
     from vlarl.assembly import load_policy
 
     source, run, chosen = _source(checkpoint, suite, runs)
     loaded = load_policy(source)
-    result = _checkpoint(loaded, run.id if run else None, request)
-    folder = out or (run.evaluations if run else None)
-    path = write(result.document, result.trials, folder, free_label(folder, result.document)) if folder else None
-    return EvaluationOutcome(
-        document=result.document,
-        path=path,
-        run=run.id if run else None,
-        chosen=chosen,
-        passed_over=loaded.passed_over,
-    )
+    work = _checkpoint(loaded, run.id if run else None, request)
+    folder = out
+    if out is None and run is not None:
+        folder = run.evaluations / SHARDS if shard else run.evaluations
+    return _outcome(work, folder, request, run=run.id if run else None, chosen=chosen, passed_over=loaded.passed_over)
 
 
 def episodes_of(suite: Suite, names: Sequence[str] | None, episodes: int) -> tuple[EpisodeSpec, ...]:
@@ -137,18 +133,6 @@ def episodes_of(suite: Suite, names: Sequence[str] | None, episodes: int) -> tup
     return tuple(spec for spec in held_out(len(tasks), episodes) if spec.task in chosen)
 
 
-def free_label(folder: Path, document: Document) -> str:
-    """The plain label, unless another evaluation has it: then a digest of the settings makes it unique.
-
-    A run that is resumed takes back its own evaluations, whose names end in a number; these never do.
-    """
-    plain = label(document)
-    path = folder / f"{plain}.json"
-    if not path.exists() or settings(read_document(path)) == settings(document):
-        return plain
-    return f"{plain}-s{json_digest(settings(document))[:6]}"
-
-
 def outcome_text(outcome: EvaluationOutcome) -> str:
     """For stdout: the table."""
     return table(outcome.document)
@@ -159,6 +143,7 @@ def outcome_notes(outcome: EvaluationOutcome) -> list[str]:
     notes = [outcome.chosen] if outcome.chosen else []
     notes += [f"passed over a checkpoint: {reason}" for reason in outcome.passed_over]
     notes += [f"written to {outcome.path}"] if outcome.path else []
+    notes += [f"{len(outcome.videos)} videos in {outcome.videos[0].parent}"] if outcome.videos else []
     if outcome.exit_status is not Exit.OK:
         errors, n = outcome.document["overall"]["errors"], outcome.document["overall"]["episodes"]
         notes.append(f"{errors} of {n} episodes errored and count as failures; the tracebacks are above")
@@ -172,6 +157,8 @@ def outcome_json(outcome: EvaluationOutcome) -> dict[str, Any]:
         "path": str(outcome.path) if outcome.path else None,
         "run": outcome.run,
         "passed_over": list(outcome.passed_over),
+        "read_back": outcome.read_back,
+        "videos": [str(path) for path in outcome.videos],
     }
 
 
@@ -186,9 +173,12 @@ class _Request:
     temperature: float | None
     seed: int | None
     num_workers: int | None
-    progress: Progress
+    shard: Shard | None
+    videos: int
+    fresh: bool
+    watch: Watch = field(default_factory=Watch)
 
-    def check(self, policy: PolicyKind, checkpoint: str | None) -> None:
+    def check(self, policy: PolicyKind, checkpoint: str | None, out: Path | None) -> None:
         """UsageError for options that contradict each other or mean nothing."""
         if policy != "checkpoint" and checkpoint is not None:
             raise UsageError(f"--policy {policy} takes no --checkpoint", code="U210", hint="leave one of the two out")
@@ -201,40 +191,66 @@ class _Request:
         if self.episodes is not None and self.episodes < 1:
             message = f"{self.episodes} episodes cannot be run"
             raise UsageError(message, code="U213", hint=f"use `--episodes {DEFAULT_EPISODES}`")
-
-    def counted(self, total: int) -> Callable[[Trial], None]:
-        """Reports each finished episode with how many there are by now."""
-        done = 0
-
-        def report(trial: Trial) -> None:
-            nonlocal done
-            done += 1
-            self.progress(done, total, trial)
-
-        return report
+        if policy != "checkpoint" and out is None and (self.shard or self.videos):
+            what = "a shard" if self.shard else "videos"
+            message = f"{what} of `--policy {policy}` would be written nowhere"
+            raise UsageError(message, code="U216", hint="add `--out DIR`")
+        if self.shard and self.videos:
+            message = "a shard does not hold the best and the worst episode of the whole"
+            raise UsageError(
+                message, code="U216", hint="leave out `--videos`; after `vlarl merge` there is `vlarl replay`"
+            )
 
 
-def _baseline(policy: Baseline, request: _Request) -> EvaluationResult:
-    spec = suite_spec_for(request.suite)
-    suite: Suite = build(spec)
-    specs = episodes_of(suite, request.tasks, request.episodes or DEFAULT_EPISODES)
-    return run_scripted(
-        policy,
-        spec,
-        suite,
-        specs,
-        num_workers=request.num_workers or len(os.sched_getaffinity(0)),
-        seed=request.seed or 0,
-        progress=request.counted(len(specs)),
+def _outcome(
+    work: Work,
+    folder: Path | None,
+    request: _Request,
+    *,
+    run: str | None = None,
+    chosen: str | None = None,
+    passed_over: tuple[str, ...] = (),
+) -> EvaluationOutcome:
+    filled = fill(work, folder, request.shard, fresh=request.fresh, watch=request.watch)
+    return EvaluationOutcome(
+        document=filled.document,
+        path=filled.path,
+        run=run,
+        chosen=chosen,
+        passed_over=passed_over,
+        read_back=filled.read_back,
+        videos=_videos(work, filled, request.videos),
     )
 
 
-def _checkpoint(loaded: LoadedPolicy, run: str | None, request: _Request) -> EvaluationResult:
+def _videos(work: Work, filled: Filled, most: int) -> tuple[Path, ...]:
+    """Films in a folder of the document's name, so that those of another evaluation stay."""
+    if most == 0 or filled.path is None:
+        return ()
+    folder = filled.path.with_name(f"{filled.path.stem}-videos")
+    written = write_videos(work.suite, filled.trials, folder, iteration=work.evaluated.iteration, most=most)
+    return tuple(folder / video.file for video in written)
+
+
+def _baseline(policy: Baseline, request: _Request) -> Work:
+    spec = suite_spec_for(request.suite)
+    suite: Suite = build(spec)
+    seed = request.seed or 0
+    num_workers = request.num_workers or len(os.sched_getaffinity(0))
+    return Work(
+        suite_spec=spec,
+        suite=suite,
+        specs=episodes_of(suite, request.tasks, request.episodes or DEFAULT_EPISODES),
+        evaluated=Evaluated(policy=policy, seed=seed),
+        run=lambda specs, ended: run_baseline(policy, spec, specs, num_workers=num_workers, seed=seed, progress=ended),
+    )
+
+
+def _checkpoint(loaded: LoadedPolicy, run: str | None, request: _Request) -> Work:
     section = loaded.recipe.evaluation
     spec = _suite_spec(loaded.recipe.suite, request.suite, request.num_workers)
     suite: Suite = build(spec)
     _check_conventions(loaded, suite)
-    specs = episodes_of(suite, request.tasks, request.episodes or section.episodes)
     sampled = request.decoding == "sampled"
     evaluated = Evaluated(
         run=run,
@@ -244,8 +260,13 @@ def _checkpoint(loaded: LoadedPolicy, run: str | None, request: _Request) -> Eva
         temperature=(request.temperature or section.temperature) if sampled else None,
         seed=loaded.recipe.seed if request.seed is None else request.seed,
     )
-    progress = request.counted(len(specs))
-    return run_policy(loaded.policy, spec, suite, specs, evaluated=evaluated, progress=progress)
+    return Work(
+        suite_spec=spec,
+        suite=suite,
+        specs=episodes_of(suite, request.tasks, request.episodes or section.episodes),
+        evaluated=evaluated,
+        run=lambda specs, ended: policy_trials(loaded.policy, spec, suite, specs, evaluated=evaluated, progress=ended),
+    )
 
 
 def _suite_spec(trained_on: SuiteSpec, name: str, num_workers: int | None) -> SuiteSpec:

@@ -37,17 +37,19 @@ def evaluate_policy(
     *,
     temperature: float | None,
     seed: int,
+    among: Sequence[str] = (),
     progress: Callable[[Trial], None] = lambda trial: None,
 ) -> list[Trial]:
     """Every episode of ``specs`` once, in their order; greedy when ``temperature`` is None.
 
     ``pool`` was built with ``Queue(specs, N)`` and started. Uniforms depend on the episode and its step only.
+    With all of the suite's instructions in ``among`` an episode is the same bits beside any other episodes.
     """
     actions: dict[int, list[np.ndarray]] = {slot: [] for slot in range(pool.groups[-1].stop)}
     trials: dict[EpisodeSpec, Trial] = {}
     busy = [bool(pool.active(group).any()) for group in range(len(pool.groups))]
     for group in np.flatnonzero(busy).tolist():
-        pool.send(group, _decide(policy, pool, group, temperature, seed, actions))
+        pool.send(group, _decide(policy, pool, group, temperature, seed, among, actions))
     while any(busy):
         for group in np.flatnonzero(busy).tolist():
             for trial in _receive(pool, group, actions):
@@ -55,7 +57,7 @@ def evaluate_policy(
                 progress(trial)
             busy[group] = bool(pool.active(group).any())
             if busy[group]:
-                pool.send(group, _decide(policy, pool, group, temperature, seed, actions))
+                pool.send(group, _decide(policy, pool, group, temperature, seed, among, actions))
     return [trials[spec] for spec in specs]
 
 
@@ -65,6 +67,7 @@ def _decide(
     group: int,
     temperature: float | None,
     seed: int,
+    among: Sequence[str],
     actions: dict[int, list[np.ndarray]],
 ) -> np.ndarray:
     specs, steps = pool.specs(group), pool.episode_step(group)
@@ -76,7 +79,7 @@ def _decide(
                 for spec, step in zip(specs, steps, strict=True)
             ]
         )
-    inputs = policy.prepare(pool.observation(group))
+    inputs = policy.prepare(pool.observation(group), among=among)
     sampled = policy.sample(inputs, temperature=temperature or 1.0, uniforms=draws)
     chosen = policy.decode(sampled.tokens.numpy())
     for slot, action in zip(range(pool.groups[group].start, pool.groups[group].stop), chosen, strict=True):

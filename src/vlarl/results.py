@@ -21,6 +21,7 @@ from vlarl.run.files import disk_errors, write_bytes, write_text
 from vlarl.types import EpisodeSpec, Task, Trial
 
 SCHEMA = "vlarl.evaluation/1"
+SHARD_SCHEMA = "vlarl.evaluation.shard/1"  # a part of an evaluation, of which `vlarl merge` makes the whole
 CAVEAT = "Intervals cover the choice of init states, not the training seed."
 MAX_ERROR_RATE = 0.02  # above it an evaluation says more about the simulator than about the policy
 
@@ -127,7 +128,7 @@ def document(
         "suite": protocol["suite"],
         **asdict(evaluated),
         "overall": _counts(rows),
-        "tasks": [{"task": name, **_counts([row for row in rows if row["task"] == name])} for name in names],
+        "tasks": [{"task": name, **_counts(_of_task(rows, name))} for name in names],
         "caveat": CAVEAT if evaluated.policy == "checkpoint" else None,  # the baselines have no training seed
         "protocol": dict(protocol),
         "protocol_digest": json_digest(protocol),
@@ -146,6 +147,19 @@ def settings(document: Document) -> dict[str, Any]:
     """Everything that decides the outcome, so that equal settings mean the same evaluation."""
     keys = ("policy", "iteration", "digest", "decoding", "temperature", "seed", "protocol_digest")
     return {key: document[key] for key in keys}
+
+
+def is_sound(document: Document) -> bool:
+    """Whether counts and digest of a document are those of its own episodes and protocol."""
+    rows = document["episodes"]
+    by_task = [{"task": each["task"], **_counts(_of_task(rows, each["task"]))} for each in document["tasks"]]
+    names = {task["name"] for task in document["protocol"]["tasks"]}
+    return (
+        document["overall"] == _counts(rows)
+        and document["tasks"] == by_task
+        and {row["task"] for row in rows} <= names
+        and document["protocol_digest"] == json_digest(document["protocol"])
+    )
 
 
 def error_rate(document: Document) -> float:
@@ -179,30 +193,32 @@ def document_text(document: Document) -> str:
     return head.removesuffix("[]\n}") + f"[\n{rows}\n  ]\n}}\n"
 
 
-def read_document(path: Path) -> dict[str, Any]:
-    """A document; AssetError (R360) when it is missing, damaged or of another kind."""
+def read_document(path: Path, schema: str = SCHEMA) -> dict[str, Any]:
+    """A document of that schema; AssetError (R360) when it is missing, damaged or of another kind."""
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise _unreadable(path, str(error)) from error
-    schema = found.get("schema") if isinstance(found, dict) else None
-    if schema != SCHEMA:
-        raise _unreadable(path, f"its schema is {schema!r}, not {SCHEMA!r}")
+    stated = found.get("schema") if isinstance(found, dict) else None
+    if stated == SHARD_SCHEMA != schema:
+        raise _unreadable(path, "it is one shard of it", hint="put all shards together with `vlarl merge`")
+    if stated != schema:
+        raise _unreadable(path, f"its schema is {stated!r}, not {schema!r}")
     return dict(found)
 
 
-def read(path: Path) -> Stored:
+def read(path: Path, schema: str = SCHEMA) -> Stored:
     """A document with its episodes' actions; AssetError (R360) when a file is missing or does not fit."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    found = read_document(path)
+    found = read_document(path, schema)
     arrays_path = path.with_suffix(".safetensors")
     try:
         arrays = load_file(arrays_path)
         actions, lengths = arrays["actions"], arrays["lengths"]
         ends = np.cumsum(lengths)
-        if len(lengths) != len(found["episodes"]) or int(ends[-1]) != len(actions):
+        if lengths.tolist() != [row["length"] for row in found["episodes"]] or int(ends[-1]) != len(actions):
             raise _unreadable(arrays_path, f"it does not belong to {path.name}")
     except (OSError, SafetensorError, KeyError, IndexError) as error:
         raise _unreadable(arrays_path, str(error)) from error
@@ -222,7 +238,7 @@ def read(path: Path) -> Stored:
 
 def compare(before: Document, after: Document) -> Comparison:
     """Pair two documents by (task, init state); AssetError (R361) when they do not tell of the same episodes."""
-    differing = _differences(before["protocol"], after["protocol"])
+    differing = differences(before["protocol"], after["protocol"])
     if differing:
         shown = "; ".join(f"{key}: {one!r} against {other!r}" for key, one, other in differing)
         raise AssetError(
@@ -272,6 +288,10 @@ def _counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _of_task(rows: Sequence[Mapping[str, Any]], name: str) -> list[Mapping[str, Any]]:
+    return [row for row in rows if row["task"] == name]
+
+
 def _key(row: Mapping[str, Any]) -> tuple[str, int, int]:
     return row["task"], row["init"], row["seed"]
 
@@ -282,7 +302,8 @@ def _paired(
     return paired([old[key] for key in keys], [new[key] for key in keys])
 
 
-def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(key, one's, other's) of what two protocols do not share; of tasks the names only."""
     found = []
     for key in one.keys() | other.keys():
         left, right = one.get(key), other.get(key)
@@ -301,10 +322,10 @@ def _line(row: Mapping[str, Any]) -> str:
     return json.dumps(row, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 
 
-def _unreadable(path: Path, reason: str) -> AssetError:
+def _unreadable(path: Path, reason: str, *, hint: str | None = None) -> AssetError:
     return AssetError(
         f"{path.name} is not a usable evaluation: {reason}",
         code="R360",
         place=str(path),
-        hint="run `vlarl eval` again; it writes the three files of an evaluation anew",
+        hint=hint or "run `vlarl eval` again; it writes the three files of an evaluation anew",
     )

@@ -28,6 +28,10 @@ def headline(document: Document) -> str:
         temperature = document["temperature"]
         parts.append(f"decoding {document['decoding']}" + (f" at temperature {temperature:g}" if temperature else ""))
     parts += [f"{key} {protocol[key]}" for key in ("fixtures", "render_quality") if key in protocol]
+    if "shard" in document:
+        shard = document["shard"]
+        held = f"{document['overall']['episodes']} of {shard['episodes']} episodes"
+        parts.append(f"shard {shard['number']}/{shard['of']}: {held}")
     parts += ["LEAKY: trained on these init states"] if protocol.get("leaky") else []
     return " · ".join([*parts, f"seed {document['seed']}"])
 

@@ -1,4 +1,4 @@
-"""From a policy, or a baseline, and a list of episodes to an evaluation: opens the pool, runs, closes, counts."""
+"""From a policy and a list of episodes to an evaluation: opens the pool, runs, closes, counts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from vlarl.policies.protocol import Policy
 from vlarl.recipe.schema import hashed_values
 from vlarl.recipe.specs.suites import SuiteSpec
 from vlarl.results import Evaluated, document, protocol_block
-from vlarl.suites.baselines import Baseline, run_baseline
 from vlarl.suites.pool import Pool
 from vlarl.suites.protocol import Suite
 from vlarl.types import EpisodeSpec, Trial
@@ -43,36 +42,47 @@ def run_policy(
     """
     assert evaluated.decoding is not None, "a policy decodes greedily or samples"
     assert (evaluated.temperature is None) == (evaluated.decoding == "greedy"), "a temperature belongs to sampling"
-    queue = Queue(tuple(specs), suite_spec.num_envs)
-    with Pool(suite_spec, suite.tasks(), suite.conventions.image_size, queue) as pool:
-        pool.start()
-        trials = evaluate_policy(
-            policy, pool, specs, temperature=evaluated.temperature, seed=evaluated.seed, progress=progress
-        )
-    return to_result(trials, suite_spec, suite, evaluated)
+    trials = policy_trials(policy, suite_spec, suite, specs, evaluated=evaluated, progress=progress)
+    described = described_by(suite_spec, suite, specs, evaluated)
+    return EvaluationResult(document=described(trials), trials=tuple(trials))
 
 
-def run_scripted(
-    baseline: Baseline,
+def policy_trials(
+    policy: Policy,
     suite_spec: SuiteSpec,
     suite: Suite,
     specs: Sequence[EpisodeSpec],
     *,
-    num_workers: int,
-    seed: int = 0,
+    evaluated: Evaluated,
     progress: Progress = lambda trial: None,
-) -> EvaluationResult:
-    """The same for the suite's expert or for random actions."""
-    trials = run_baseline(baseline, suite_spec, specs, num_workers=num_workers, seed=seed, progress=progress)
-    return to_result(trials, suite_spec, suite, Evaluated(policy=baseline, seed=seed))
+) -> list[Trial]:
+    """The episodes of ``run_policy`` alone, the same to the last bit whichever others are in ``specs``."""
+    tasks = suite.tasks()
+    queue = Queue(tuple(specs), suite_spec.num_envs)
+    with Pool(suite_spec, tasks, suite.conventions.image_size, queue) as pool:
+        pool.start()
+        return evaluate_policy(
+            policy,
+            pool,
+            specs,
+            temperature=evaluated.temperature,
+            seed=evaluated.seed,
+            among=[task.instruction for task in tasks],
+            progress=progress,
+        )
 
 
-def to_result(trials: Sequence[Trial], suite_spec: SuiteSpec, suite: Suite, evaluated: Evaluated) -> EvaluationResult:
-    """The document of ``trials``, wherever they come from: a part of them may have been read from disk."""
+def described_by(
+    suite_spec: SuiteSpec, suite: Suite, specs: Sequence[EpisodeSpec], evaluated: Evaluated
+) -> Callable[[Sequence[Trial]], dict[str, Any]]:
+    """Makes the document of an evaluation on ``specs`` from its trials, wherever they come from.
+
+    Given some of the trials or none, it makes one that says what the whole evaluation is, with these episodes.
+    """
     conventions = suite.conventions
     protocol = protocol_block(
         suite.tasks(),
-        [trial.spec for trial in trials],
+        specs,
         suite=suite.name,
         conventions={
             "settle_steps": conventions.settle_steps,
@@ -84,7 +94,5 @@ def to_result(trials: Sequence[Trial], suite_spec: SuiteSpec, suite: Suite, eval
         },
         renderer=getattr(suite, "renderer", None),
     )
-    described = document(
-        trials, suite.tasks(), protocol=protocol, evaluated=evaluated, suite_spec=hashed_values(suite_spec)
-    )
-    return EvaluationResult(document=described, trials=tuple(trials))
+    values = hashed_values(suite_spec)
+    return lambda trials: document(trials, suite.tasks(), protocol=protocol, evaluated=evaluated, suite_spec=values)

@@ -105,6 +105,8 @@ class Demonstrations:
     tasks: np.ndarray  # (M,) int32, indexes ``instructions``
     instructions: tuple[str, ...]
     actions: np.ndarray  # (M, 7) float32 in [-1, 1]
+    num_noops: int = 0  # steps left out
+    resized_from: tuple[int, ...] = ()  # sides of images that were made smaller, in pixels
 
     def __len__(self) -> int:
         return int(self.actions.shape[0])

@@ -141,16 +141,22 @@ def ffmpeg_missing() -> str | None:
 
 
 def write_videos(
-    suite: Suite, trials: Sequence[Trial], folder: Path, *, iteration: int | None = None, size: int = MIN_SIZE
+    suite: Suite,
+    trials: Sequence[Trial],
+    folder: Path,
+    *,
+    iteration: int | None = None,
+    size: int = MIN_SIZE,
+    most: int = 3,
 ) -> list[Video]:
-    """Videos of the trials that ``pick`` chooses, and ``videos.json`` that lists them.
+    """Videos of the trials that ``pick`` chooses, ``most`` a task, and ``videos.json`` that lists them.
 
     Raises DriftError where a replay does not end as its trial did.
     """
     tasks, fps = suite.tasks(), suite.conventions.control_hz
     written = []
     for index, picks in pick(trials).items():
-        for chosen in picks:
+        for chosen in picks[:most]:
             trial, task = chosen.trial, tasks[index]
             footage = film(suite, trial.spec, trial.actions, size)
             check_outcome(task, trial, footage)

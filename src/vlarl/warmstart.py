@@ -21,7 +21,8 @@ from vlarl.recipe.schema import Recipe, hashed_values
 from vlarl.recipe.specs.learning import ImitationSpec
 from vlarl.recipe.specs.suites import SuiteSpec
 from vlarl.run.files import disk_errors, publish_folder, write_json, write_synced
-from vlarl.suites.demonstrations import demonstration_files, load_demonstrations
+from vlarl.suites.demonstration_steps import load_demonstrations
+from vlarl.suites.demonstrations import demonstration_files
 from vlarl.suites.protocol import Suite
 from vlarl.suites.recording import RecordingJob, RecordingResult, record_all
 
@@ -45,6 +46,7 @@ class Progress:
 
     recorded: Callable[[RecordingResult], None] = lambda result: None
     cloned: Callable[[int, float], None] = lambda update, loss: None
+    noted: Callable[[str], None] = lambda note: None  # about the demonstrations
 
 
 def warm_start(
@@ -71,10 +73,23 @@ def warm_start(
     folder = cache / "warmstarts" / digest
     if (folder / _SUMMARY).is_file():
         summary = _load(policy, folder)
+        _note(summary, suite.conventions.image_size, progress)
         return WarmStart(digest=digest, cached=True, demonstrations=demonstrations, summary=summary)
-    dataset = load_demonstrations(files, image_size=suite.conventions.image_size)
+    dataset = load_demonstrations(
+        files,
+        image_size=suite.conventions.image_size,
+        suite_kind=recipe.suite.kind,
+        drop_noops=spec.drop_noops,
+    )
+    data = {
+        "steps": len(dataset),
+        "noops_dropped": dataset.num_noops,
+        "resized_from": list(dataset.resized_from),
+        "files": [path.name for path in files],
+    }
+    _note(data, suite.conventions.image_size, progress)
     stats = clone(policy, dataset, spec, seed=recipe.seed, progress=progress.cloned)
-    summary = {**_summary(stats), "steps": len(dataset), "files": [path.name for path in files]}
+    summary = {**_summary(stats), **data}
     _store(policy, folder, summary)
     return WarmStart(digest=digest, cached=False, demonstrations=demonstrations, summary=summary)
 
@@ -133,6 +148,18 @@ def _environment() -> dict[str, Any]:
 def _summary(stats: ImitationStats) -> dict[str, Any]:
     tail = stats.losses[-max(1, len(stats.losses) // 20) :]
     return {"updates": len(stats.losses), "loss": sum(tail) / len(tail), "accuracy": stats.accuracy}
+
+
+def _note(data: Mapping[str, Any], image_size: int, progress: Progress) -> None:
+    """Tell what was done to the demonstrations beyond reading them."""
+    if data["noops_dropped"]:
+        total = data["steps"] + data["noops_dropped"]
+        progress.noted(f"demonstrations: {data['noops_dropped']} of {total} steps are no-ops and left out")
+    for side in data["resized_from"]:
+        progress.noted(
+            f"warning: demonstrations of {side} x {side} pixels are made {image_size} x {image_size} (Lanczos); what "
+            "the suite renders at that size looks slightly different"
+        )
 
 
 def _store(policy: Policy, folder: Path, summary: Mapping[str, Any]) -> None:

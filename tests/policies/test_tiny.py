@@ -111,6 +111,19 @@ def test_the_order_of_a_batch_does_not_matter(sharp: TinyPolicy) -> None:
     assert torch.equal(back.tokens, forth.tokens[order])
 
 
+def test_with_all_instructions_named_neighbours_change_no_bit(sharp: TinyPolicy) -> None:
+    """Five rows, each beside others of another length: an evaluation that is filled or in shards needs that."""
+    seen, draws = observation(COUNT, seed=7), uniforms()
+    among = sorted(set(seen.instructions))
+    for chosen in ([0, 3, 6, 9, 0], [0, 1, 2, 4, 5], [2, 5, 8, 11, 0]):
+        inputs = sharp.prepare(rows(seen, chosen), among=among)
+        found = sharp.sample(inputs, temperature=1.0, uniforms=draws[chosen])
+        at = chosen.index(0)
+        first = sharp.sample(sharp.prepare(rows(seen, [0] * 5), among=among), temperature=1.0, uniforms=draws[[0] * 5])
+        assert torch.equal(found.log_prob[at], first.log_prob[0])
+        assert torch.equal(found.feature[at], first.feature[0])
+
+
 @pytest.mark.parametrize("extra", [4, 20])
 def test_more_padding_changes_nothing(sharp: TinyPolicy, extra: int) -> None:
     inputs, draws = sharp.prepare(observation(COUNT, seed=7)), uniforms()

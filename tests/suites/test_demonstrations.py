@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from vlarl.errors import AssetError, Exit
+from vlarl.suites.demonstration_steps import load_demonstrations
 from vlarl.suites.demonstrations import (
     DemonstrationWriter,
     demonstration_files,
-    load_demonstrations,
     read_trajectories,
 )
 from vlarl.types import EpisodeSpec, Task, Trajectory
@@ -129,6 +129,51 @@ def test_a_file_of_libero_itself_needs_nothing_of_ours(tmp_path: Path) -> None:
     assert set(found.signals) == {"ee_pos"}, "other cameras are not signals"
 
 
+def official(path: Path, *, observed_after: bool, states: bool = True, libero: bool = True) -> Path:
+    """Six steps whose arm, and whose image's grey, is at t before action t."""
+    with h5py.File(path, "w") as file:
+        data = file.create_group("data")
+        if libero:
+            data.attrs["bddl_file_name"] = "libero/libero/bddl_files/libero_goal/turn_on_the_stove.bddl"
+        places = np.arange(6.0) + observed_after
+        demo = data.create_group("demo_0")
+        demo["actions"] = np.tile(np.arange(6.0)[:, None] / 8, 7)
+        demo["obs/agentview_rgb"] = np.tile(places.astype(np.uint8)[:, None, None, None], (4, 4, 3))
+        demo["obs/joint_states"] = np.tile(places[:, None] - 0.04, 7)  # read a moment before the step ends
+        if states:
+            demo["states"] = np.tile(np.arange(6.0)[:, None], 12)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("observed_after", "states", "libero"),
+    [(True, True, True), (True, True, False), (False, True, True), (False, True, False), (True, False, True)],
+)
+def test_what_was_seen_goes_with_the_action_that_followed(
+    tmp_path: Path, observed_after: bool, states: bool, libero: bool
+) -> None:
+    """By measurement where states and joints are there, by LIBERO's own attributes else."""
+    path = tmp_path / "turn_on_the_stove_demo.hdf5"
+    (found,) = read_trajectories(official(path, observed_after=observed_after, states=states, libero=libero))
+    assert found.instruction == "turn on the stove", "of a file without problem_info"
+    assert len(found.actions) == len(found.images) == 6 - observed_after
+    assert np.array_equal(found.images[:, 0, 0, 0] / 8, found.actions[:, 0])
+    for name, values in found.signals.items():
+        assert np.abs(values[:, 3] - found.images[:, 0, 0, 0]).max() < 0.05, name
+
+
+@pytest.mark.parametrize("convention", ["opengl", "opencv"])
+def test_images_look_the_same_in_both_of_robosuites_conventions(tmp_path: Path, convention: str) -> None:
+    one = trajectory(2, 0)
+    path = written(tmp_path / "demo.hdf5", one)
+    with h5py.File(path, "r+") as file:
+        file["data"].attrs["macros_image_convention"] = convention
+        images = file["data/demo_0/obs/agentview_rgb"]
+        images[...] = images[:][:, ::-1] if convention == "opencv" else images[:]
+    (found,) = read_trajectories(path)
+    assert np.array_equal(found.images, one.images)
+
+
 def test_nothing_has_the_final_name_before_commit(tmp_path: Path) -> None:
     path = tmp_path / "new" / "demo.hdf5"
     writing = writer(path)
@@ -193,7 +238,52 @@ def test_images_of_another_size_are_an_error_whose_hint_fits(path: Path) -> None
         load_demonstrations([path], image_size=64)
     assert caught.value.code == "R312"
     assert "8 x 8" in caught.value.message
-    assert "suite.image_size=8" in str(caught.value.hint)
+    assert "suite.image_size" not in str(caught.value.hint), "no suite renders as small as that"
+
+
+def test_images_that_are_too_small_are_not_blown_up(tmp_path: Path) -> None:
+    path = written(tmp_path / "demo.hdf5", replace(trajectory(2, 0), images=np.zeros((2, 128, 128, 3), np.uint8)))
+    with pytest.raises(AssetError) as caught:
+        load_demonstrations([path], image_size=256)
+    assert caught.value.code == "R312"
+    assert "--set suite.image_size=128" in str(caught.value.hint)
+
+
+def test_larger_images_are_made_smaller(tmp_path: Path) -> None:
+    """Left half black, right half white: the halves stay where they are."""
+    images = np.zeros((2, 128, 128, 3), np.uint8)
+    images[:, :, 64:] = 255
+    path = written(tmp_path / "demo.hdf5", replace(trajectory(2, 0), images=images))
+    other = written(tmp_path / "other.hdf5", trajectory(2, 1))
+    loaded = load_demonstrations([path], image_size=64)
+    assert loaded.images.shape == (2, 64, 64, 3)
+    assert loaded.resized_from == (128,)
+    assert loaded.images[:, :, :29].max() == 0
+    assert loaded.images[:, :, 35:].min() == 255
+    assert load_demonstrations([other], image_size=SIDE).resized_from == ()
+
+
+def test_demonstrations_of_another_kind_of_suite_are_refused(path: Path) -> None:
+    assert len(load_demonstrations([path], image_size=SIDE, suite_kind="tabletop"))
+    with pytest.raises(AssetError) as caught:
+        load_demonstrations([path], image_size=SIDE, suite_kind="libero")
+    assert (caught.value.code, caught.value.exit_status) == ("R317", Exit.ENVIRONMENT)
+
+
+def test_no_ops_are_left_out_and_counted(tmp_path: Path) -> None:
+    one = trajectory(5, 0)
+    one.actions[[1, 2, 4], :6] = 0.0
+    one.actions[:, 6] = [-1, -1, 1, 1, 1]  # step 2 closes the gripper
+    still = replace(trajectory(3, 1), actions=np.zeros((3, 7), np.float32))
+    path = written(tmp_path / "demo.hdf5", one, still)
+    loaded = load_demonstrations([path], image_size=SIDE, drop_noops=True)
+    assert np.array_equal(loaded.images, one.images[[0, 2, 3]])
+    assert np.array_equal(loaded.actions, one.actions[[0, 2, 3]])
+    assert loaded.num_noops == 5
+    assert load_demonstrations([path], image_size=SIDE).num_noops == 0
+    with pytest.raises(AssetError) as caught:
+        load_demonstrations([written(tmp_path / "still.hdf5", still)], image_size=SIDE, drop_noops=True)
+    assert caught.value.code == "R313"
 
 
 def test_a_file_without_episodes_is_an_error(tmp_path: Path) -> None:
@@ -254,7 +344,6 @@ DAMAGES: dict[str, Callable[[h5py.File], None]] = {
     "no images": removed(IMAGES),
     "no obs": removed("data/demo_0/obs"),
     "actions are a group": group_for_actions,
-    "six actions": stored(ACTIONS, np.zeros((5, 6))),
     "flat actions": stored(ACTIONS, np.zeros(35)),
     "actions are text": stored(ACTIONS, [["a"] * 7] * 5),
     "actions are no numbers": no_number,
@@ -271,6 +360,7 @@ DAMAGES: dict[str, Callable[[h5py.File], None]] = {
     "no instruction": attribute("problem_info", None),
     "instruction is not JSON": attribute("problem_info", "{"),
     "JSON without instruction": attribute("problem_info", "{}"),
+    "images of another convention": attribute("macros_image_convention", "vulkan"),
     "JSON that is a list": attribute("problem_info", "[1]"),
     "episode of other fields": attribute("episode", '{"task": 1, "colour": 2}'),
     "episode is not JSON": attribute("episode", "}"),
@@ -283,6 +373,38 @@ def test_a_file_that_is_off_is_one_clear_error(tmp_path: Path, damage: Callable[
     with h5py.File(path, "r+") as file:
         damage(file)
     expect_unreadable(path)
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"robots": ["Sawyer"]}, "Sawyer"),
+        ({"robots": ["Panda", "Panda"]}, "Panda, Panda"),
+        ({"robots": []}, "no name"),
+        ({"controller_configs": {"type": "JOINT_POSITION"}}, "JOINT_POSITION"),
+        ({"controller_configs": {"type": "OSC_POSE", "control_delta": False}}, "absolute"),
+    ],
+)
+def test_another_robot_or_controller_is_refused(tmp_path: Path, environment: dict[str, object], words: str) -> None:
+    path = written(tmp_path / "demo.hdf5", trajectory(5, 0))
+    with h5py.File(path, "r+") as file:
+        file["data"].attrs["env_args"] = json.dumps({"env_kwargs": environment})
+    expect_another_robot(path, words)
+
+
+def test_another_action_space_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "demo.hdf5", trajectory(5, 0))
+    with h5py.File(path, "r+") as file:
+        stored(ACTIONS, np.zeros((5, 6)))(file)
+    expect_another_robot(path, "6 numbers")
+
+
+def expect_another_robot(path: Path, words: str) -> None:
+    with pytest.raises(AssetError) as caught:
+        list(read_trajectories(path))
+    assert (caught.value.code, caught.value.exit_status) == ("R316", Exit.ENVIRONMENT)
+    assert words in caught.value.message
+    assert caught.value.hint
 
 
 def expect_unreadable(path: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 from scripted_suite import IMAGE_SIZE, NUM_INITS, ScriptedSpec, ScriptedSuite, expert_action
 
 from vlarl.errors import EnvironmentUnusable, RunError
-from vlarl.suites.demonstrations import load_demonstrations, read_trajectories
+from vlarl.suites.demonstration_steps import load_demonstrations
+from vlarl.suites.demonstrations import read_trajectories
 from vlarl.suites.jobs import job_processes
 from vlarl.suites.recording import RecordingJob, RecordingResult, record, record_all
 from vlarl.types import Trajectory

@@ -29,6 +29,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
                 raise OSError(name)
 
         monkeypatch.setattr(renderer.ctypes, "CDLL", load)
+        monkeypatch.setattr(renderer, "spread_over_devices", lambda worker: None)
+        monkeypatch.setattr(renderer, "check_egl_device", lambda: None)
         if backend is None:
             monkeypatch.delitem(sys.modules, "mujoco.gl_context", raising=False)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -44,8 +45,12 @@ class Policy(Protocol):
         """JSON that a checkpoint must share with this policy to be loaded into it."""
         ...
 
-    def prepare(self, observation: Observation) -> Any:
-        """Model inputs for N observations; no gradient, no randomness."""
+    def prepare(self, observation: Observation, *, among: Sequence[str] = ()) -> Any:
+        """Model inputs for N observations; no gradient, no randomness.
+
+        ``among``: instructions that others in a batch may have. The inputs get the shape that the longest of them
+        needs, so that to the last bit what is decided for a row does not depend on which rows are beside it.
+        """
         ...
 
     def sample(self, inputs: Any, *, temperature: float, uniforms: np.ndarray | None) -> Sampled:

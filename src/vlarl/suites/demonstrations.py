@@ -3,6 +3,7 @@
 ``data/demo_i/{actions, executed_actions, states, rewards, dones, obs/{agentview_rgb, ee_pos, ...}}``.
 LIBERO stores agentview turned by 180 degrees from what policies see; so does this, and the reader turns it
 back. ``actions`` is what to imitate; where noise was injected ``executed_actions`` is what moved the robot.
+What files of others mean is in ``demonstration_layout``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -22,10 +23,18 @@ import numpy as np
 
 from vlarl.errors import AssetError
 from vlarl.run.files import sync_folder
-from vlarl.types import Demonstrations, EpisodeSpec, Task, Trajectory
-
-# What h5py, numpy and json raise over a file that is damaged or of another layout.
-_UNREADABLE = (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, ArithmeticError, MemoryError)
+from vlarl.suites.demonstration_layout import (
+    ACTION_DIM,
+    Source,
+    check_actions,
+    demo_names,
+    observed_after,
+    read_source,
+    reading,
+    seen_by_policies,
+    signals_of,
+)
+from vlarl.types import EpisodeSpec, Task, Trajectory
 
 _SPARE = 16 << 20  # bytes: what HDF5 may still hold back in its caches
 
@@ -132,40 +141,38 @@ def demonstration_files(source: Path) -> list[Path]:
 
 
 def read_trajectories(path: Path) -> Iterator[Trajectory]:
-    """The episodes of one file, in their order, one in memory at a time."""
-    try:
-        with h5py.File(path, "r") as file:
-            data = file["data"]
-            instruction = str(json.loads(data.attrs["problem_info"])["language_instruction"])
-            for name in sorted(data, key=lambda key: int(key.removeprefix("demo_"))):
-                yield _read_trajectory(data[name], instruction)
-    except _UNREADABLE as error:
-        raise AssetError(
-            f"{path} is not a readable LIBERO demonstration file: {error}",
-            code="R311",
-            place=str(path),
-            hint="record it again with `vlarl collect`; one in the cache is recorded again once its folder is deleted",
-        ) from error
+    """The episodes of one file, in their order, one in memory at a time, images and actions aligned.
+
+    AssetError R311 where the file is damaged, R316 where it is another robot's.
+    """
+    with reading(path) as file:
+        source = read_source(file, path)
+        is_libero = "bddl_file_name" in file["data"].attrs
+        for name in demo_names(file):
+            check_actions(file["data"][name]["actions"], path)
+            yield _read_trajectory(file["data"][name], source, is_libero=is_libero)
 
 
-def _read_trajectory(group: h5py.Group, instruction: str) -> Trajectory:
+def _read_trajectory(group: h5py.Group, source: Source, *, is_libero: bool) -> Trajectory:
     length = _check_shapes(group)
     actions = np.asarray(group["actions"], np.float32)
     executed = np.asarray(group["executed_actions"], np.float32) if "executed_actions" in group else actions
     if not (np.isfinite(actions).all() and np.isfinite(executed).all()):
         raise ValueError("an action is not a number")
-    images = np.asarray(group["obs"]["agentview_rgb"])
-    signals = {name: np.asarray(values) for name, values in group["obs"].items() if not name.endswith("_rgb")}
-    if "states" in group:
-        signals["states"] = np.asarray(group["states"])
-    for name, values in signals.items():
-        if len(values) != length:
-            raise ValueError(f"{name} has {len(values)} rows beside {length} actions")
+    signals = signals_of(group, length)
+    seen, acted, states = slice(None), slice(None), signals.pop("states", None)
+    if observed_after(source, signals if states is None else {**signals, "states": states}, is_libero=is_libero):
+        if length < 2:
+            raise ValueError("one step alone, whose image was taken after it")
+        seen, acted = slice(None, -1), slice(1, None)  # what was seen after action t precedes action t + 1
+    signals = {name: values[seen] for name, values in signals.items()}
+    if states is not None:
+        signals["states"] = states[acted]
     return Trajectory(
-        instruction=instruction,
-        images=np.ascontiguousarray(images[:, ::-1, ::-1]),
-        actions=actions,
-        executed=executed,
+        instruction=source.instruction,
+        images=seen_by_policies(np.asarray(group["obs"]["agentview_rgb"][seen]), bottom_up=source.bottom_up),
+        actions=actions[acted],
+        executed=executed[acted],
         signals=signals,
         spec=EpisodeSpec(**json.loads(group.attrs["episode"])) if "episode" in group.attrs else None,
         success=bool(group["dones"][-1]) if "dones" in group else True,
@@ -176,40 +183,11 @@ def _check_shapes(group: h5py.Group) -> int:
     """T of a demonstration, from the headers alone; ValueError where they do not fit each other."""
     actions, images = group["actions"], group["obs"]["agentview_rgb"]
     length = actions.shape[0]
-    if actions.shape != (length, 7) or length == 0:
-        raise ValueError(f"actions of shape {actions.shape}, not (T, 7)")
+    if actions.shape != (length, ACTION_DIM) or length == 0:
+        raise ValueError(f"actions of shape {actions.shape}, not (T, {ACTION_DIM})")
     if images.ndim != 4 or images.shape[0] != length or images.shape[3] != 3 or images.dtype != np.uint8:
         raise ValueError(f"agentview_rgb of shape {images.shape} {images.dtype} beside {length} actions")
-    for name, shape in (("executed_actions", (length, 7)), ("dones", (length,))):
+    for name, shape in (("executed_actions", (length, ACTION_DIM)), ("dones", (length,))):
         if name in group and group[name].shape != shape:
             raise ValueError(f"{name} of shape {group[name].shape}, not {shape}")
     return int(length)
-
-
-def load_demonstrations(files: Sequence[Path], *, image_size: int) -> Demonstrations:
-    """All steps of the files, for behaviour cloning; images must have the policy's size."""
-    images, actions, tasks, instructions = [], [], [], []
-    for path in files:
-        for trajectory in read_trajectories(path):
-            if trajectory.images.shape[1:3] != (image_size, image_size):
-                height, width = trajectory.images.shape[1:3]
-                raise AssetError(
-                    f"{path} holds {width} x {height} images, the recipe's suite renders {image_size} x {image_size}",
-                    code="R312",
-                    hint=f"--set suite.image_size={height}, or record again with `vlarl collect`",
-                )
-            if trajectory.instruction not in instructions:
-                instructions.append(trajectory.instruction)
-            images.append(trajectory.images)
-            actions.append(trajectory.actions)
-            tasks.append(np.full(len(trajectory.actions), instructions.index(trajectory.instruction), np.int32))
-    if not actions:
-        raise AssetError(
-            "the demonstration files hold no episode", code="R313", hint="record some with `vlarl collect`"
-        )
-    return Demonstrations(
-        images=np.concatenate(images),
-        tasks=np.concatenate(tasks),
-        instructions=tuple(instructions),
-        actions=np.concatenate(actions),
-    )

@@ -19,6 +19,9 @@ from vlarl.suites.jobs import job_processes
 from vlarl.suites.protocol import Simulation, Suite
 from vlarl.types import EpisodeSpec, Trajectory
 
+# Fields of a suite's spec that say what an episode's spec means.
+_MEANING = {"kind", "name", "init_states", "fixtures"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class RecordingJob:
@@ -61,7 +64,7 @@ def record(job: RecordingJob) -> RecordingResult:
     suite: Suite = build(job.suite)
     task = suite.tasks()[job.task]
     conventions = suite.conventions
-    described: dict[str, Any] = job.suite.model_dump(include={"kind", "name"})
+    described: dict[str, Any] = job.suite.model_dump(include=_MEANING)
     simulation = suite.simulation(job.task)  # before the file, of which nothing is left when this fails
     writer = DemonstrationWriter(
         job.path, task, suite=described, control_hz=conventions.control_hz, image_size=conventions.image_size

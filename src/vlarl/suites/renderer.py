@@ -7,6 +7,7 @@ import os
 import sys
 
 from vlarl.errors import EnvironmentUnusable
+from vlarl.suites.egl import check_egl_device, spread_over_devices
 
 # For each backend the sets of shared libraries that make it work, and the Debian packages of the first set.
 _LIBRARIES = {
@@ -20,7 +21,8 @@ def choose_renderer(wanted: str) -> str:
     """Set up ``wanted`` (``auto``, ``osmesa`` or ``egl``) for this process and return the backend chosen.
 
     ``auto`` takes OSMesa where its library loads, else EGL. Raises ``EnvironmentUnusable`` when no
-    library loads (E410) or when MuJoCo was already imported with another backend (E411).
+    library loads (E410), when MuJoCo was already imported with another backend (E411) or when there is no
+    such EGL device as asked for (E414).
     """
     imported = _imported_backend()
     chosen = _first_usable(wanted, prefer=imported)
@@ -31,6 +33,9 @@ def choose_renderer(wanted: str) -> str:
             place="suite.renderer",
             hint=f"set MUJOCO_GL={chosen} before Python starts, or build the suite before importing mujoco",
         )
+    if chosen == "egl" and imported is None:
+        spread_over_devices(0)
+        check_egl_device()
     os.environ["MUJOCO_GL"] = chosen
     os.environ["PYOPENGL_PLATFORM"] = chosen
     # Mesa's software rasteriser would start a thread per core in every simulator process.

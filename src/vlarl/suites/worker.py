@@ -21,9 +21,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vlarl.errors import EnvironmentUnusable, VlarlError
+from vlarl.errors import DriftError, EnvironmentUnusable, VlarlError
 from vlarl.recipe.specs.suites import SuiteSpec
 from vlarl.registry import build
+from vlarl.suites.egl import spread_over_devices
 from vlarl.suites.protocol import Outcome, Simulation, Suite
 from vlarl.suites.shared import SharedArrays, Sizes, decode_spec
 
@@ -146,7 +147,7 @@ class Worker:
                 if attempt:
                     self._bring(slot, row, length)
                 return self._present[slot].advance(arrays.history[slot, length].copy())
-            except EnvironmentUnusable:
+            except (EnvironmentUnusable, DriftError):
                 raise  # the machine's fault, not the episode's
             except Exception:
                 self._abandon(slot, row)
@@ -186,7 +187,7 @@ class Worker:
                 try:
                     self._bring(slot, row, length)
                     return True
-                except EnvironmentUnusable:
+                except (EnvironmentUnusable, DriftError):
                     raise
                 except Exception:
                     self._abandon(slot, row)
@@ -248,6 +249,7 @@ def main(channel_descriptor: int, memory_descriptor: int) -> None:
     assignment: Assignment = pickle.loads(channel.recv(_MAX_MESSAGE))
     _end_with_parent(assignment.parent)
     arrays = SharedArrays(assignment.sizes, memory_descriptor)
+    spread_over_devices(assignment.number)
     try:
         suite: Suite = build(assignment.spec)
     except VlarlError as error:

@@ -11,12 +11,12 @@ import pytest
 
 os.environ.setdefault("MUJOCO_GL", "osmesa")
 
-from libero.libero import benchmark, get_libero_path  # noqa: E402
-from libero.libero.envs.env_wrapper import ControlEnv  # noqa: E402
+from libero.libero import benchmark, get_libero_path
+from libero.libero.envs.env_wrapper import ControlEnv
 
-from vlarl.errors import UsageError  # noqa: E402
-from vlarl.suites.libero.experts import LiberoExpert, has_expert, tasks_with_expert  # noqa: E402
-from vlarl.suites.libero.sight import Sight  # noqa: E402
+from vlarl.errors import UsageError
+from vlarl.suites.libero.experts import LiberoExpert, has_expert, tasks_with_expert
+from vlarl.suites.libero.sight import Sight
 
 SUITES = ("libero_object", "libero_spatial", "libero_goal", "libero_10")
 STAND_STILL = np.array([0, 0, 0, 0, 0, 0, -1.0])
@@ -70,7 +70,9 @@ def test_solves_the_task(suite: str, name: str, noise: float) -> None:
     assert not env.check_success()
     for _ in range(200):
         action = expert.act()
-        assert action.shape == (7,) and action.dtype == np.float32 and np.abs(action).max() <= 1.0
+        assert action.shape == (7,)
+        assert action.dtype == np.float32
+        assert np.abs(action).max() <= 1.0
         env.step(np.clip(action + noise * np.append(rng.normal(size=3), np.zeros(4)), -1.0, 1.0))
         if env.check_success():
             break

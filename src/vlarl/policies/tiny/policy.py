@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,9 +71,10 @@ class TinyPolicy(nn.Module):
             "num_bins": NUM_BINS,
         }
 
-    def prepare(self, observation: Observation) -> TinyInputs:
+    def prepare(self, observation: Observation, *, among: Sequence[str] = ()) -> TinyInputs:
         rows = [self._encode(instruction) for instruction in observation.instructions]
-        width = -(-max(map(len, rows)) // _TEXT_BUCKET) * _TEXT_BUCKET
+        longest = max(*map(len, rows), *(min(len(self._ids(each)), self.spec.max_prompt_length) for each in among), 0)
+        width = -(-longest // _TEXT_BUCKET) * _TEXT_BUCKET
         text = np.full((len(rows), width), load_tokenizer().token_to_id(PAD), dtype=np.int64)
         for i, row in enumerate(rows):
             text[i, : len(row)] = row
@@ -107,16 +109,19 @@ class TinyPolicy(nn.Module):
         return {"policy": [p for p in self.parameters() if p.requires_grad]}
 
     def _encode(self, instruction: str) -> list[int]:
+        ids = self._ids(instruction)
+        if len(ids) > self.spec.max_prompt_length:
+            raise RecipeError(
+                f"the prompt of «{instruction}» has {len(ids)} tokens, more than policy.max_prompt_length "
+                f"({self.spec.max_prompt_length})",
+                code="R216",
+                hint=f"--set policy.max_prompt_length={len(ids)}",
+            )
+        return ids
+
+    def _ids(self, instruction: str) -> list[int]:
         if instruction not in self._encoded:
-            ids = encode_prompt(instruction)
-            if len(ids) > self.spec.max_prompt_length:
-                raise RecipeError(
-                    f"the prompt of «{instruction}» has {len(ids)} tokens, more than policy.max_prompt_length "
-                    f"({self.spec.max_prompt_length})",
-                    code="R216",
-                    hint=f"--set policy.max_prompt_length={len(ids)}",
-                )
-            self._encoded[instruction] = ids
+            self._encoded[instruction] = encode_prompt(instruction)
         return self._encoded[instruction]
 
     def _prompt(self, inputs: TinyInputs) -> Prompt:

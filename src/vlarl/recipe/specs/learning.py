@@ -27,6 +27,11 @@ class ImitationSpec(Section):
         0.3, description="Standard deviation of noise on the expert's executed translation; the labels stay clean."
     )
     noise_fraction: Fraction = Field(0.5, description="Share of steps on which that noise acts.")
+    drop_noops: bool = Field(
+        False,
+        description="Leave out steps that ask for no motion and no change of the gripper, by the rule of OpenVLA's "
+        "LIBERO data; a policy that imitates them stands still.",
+    )
     updates: PositiveInt = Field(1000, description="Gradient steps.")
     batch_size: PositiveInt = Field(128, description="Steps per gradient step.")
     lr: PositiveFloat = Field(1e-3, description="Peak learning rate (cosine decay after a linear warm-up).")

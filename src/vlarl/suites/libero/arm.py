@@ -118,6 +118,11 @@ class Arm:
         data.ctrl[self.layout.motors] = np.clip(torques, self._low, self._high)
         mujoco.mj_step2(model, data)
 
+    def fingers_after(self, seconds: float, gripper: float) -> np.ndarray:
+        """(2,) commanded fingers once ``gripper`` has been asked for that long since a reset."""
+        num_steps = round(seconds / self._model.opt.timestep)
+        return np.asarray(np.clip(_GRIPPER_SPEED * np.sign(gripper) * num_steps, -1.0, 1.0))
+
     def opening(self, data: mujoco.MjData) -> float:
         """0 closed .. 1 open."""
         left, right = data.qpos[self.layout.finger_positions]

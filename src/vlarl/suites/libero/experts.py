@@ -25,9 +25,13 @@ class Stage:
 Plan = tuple[Stage, ...]
 
 BOWL = Rim(radius=0.052, height=0.035)
-BOWL_IN_DRAWER = Rim(radius=0.044, height=0.035, angles=(160.0, 150.0, 170.0, 140.0, 180.0, -20.0))
+BOWL_IN_DRAWER = Rim(radius=0.052, height=0.033, angles=(160.0, 150.0, 170.0, 140.0, 180.0, -20.0))
 BOWL_FOR_DRAWER = Rim(radius=0.052, height=0.035, angles=(180.0, 0.0, 170.0, -170.0, 10.0, -10.0))
-MUG = Rim(radius=0.042, height=0.085)
+PLATE = Rim(radius=0.062, height=0.018)
+# Away from the handles.
+WHITE_MUG = Rim(radius=0.046, height=0.090, angles=(-90.0, -60.0, -120.0, 180.0, 0.0), middle=(0.012, 0.0))
+YELLOW_MUG = Rim(radius=0.049, height=0.086, angles=(90.0, 60.0, 120.0, 180.0, 0.0), middle=(-0.018, 0.0))
+_STEP_BACK = np.array((0.0, 0.0, 0.01))
 _BASKET_HALF = 0.058
 
 
@@ -45,7 +49,8 @@ def _into_basket(name: str, grasp: Grasp | None = None, *, basket: str = "basket
         half = sight.position(body)[2] - sight.boxes(body).corners()[..., 2].min()
 
         def target() -> np.ndarray:
-            return sight.site(region) + np.array((0.0, 0.0, min(half - 0.02, 0.055)))
+            goal: np.ndarray = sight.site(region) + np.array((0.0, 0.0, min(half - 0.02, 0.055)))
+            return goal
 
         return (yield from put(arm, body, target, clearance=0.13, width=0.02, tolerance=0.014, low_speed=0.9))
 
@@ -74,7 +79,8 @@ def _onto(
     body = f"{name}_main"
 
     def place(sight: Sight) -> np.ndarray:
-        return _origin(sight, support) + np.array((*aside, height))
+        goal: np.ndarray = _origin(sight, support) + np.array((*aside, height))
+        return goal
 
     def done(sight: Sight) -> bool:
         gap = sight.position(body) - place(sight)
@@ -88,10 +94,10 @@ def _onto(
     return Stage(done, run)
 
 
-def _drawer(cabinet: str, level: str) -> Stage:
+def _drawer(cabinet: str, level: str, *, enough: float = -0.142) -> Stage:
     joint = f"{cabinet}_{level}_level"
     return Stage(
-        lambda sight: sight.joint(joint) < -0.142,
+        lambda sight: sight.joint(joint) < enough,
         lambda arm: open_drawer(arm, f"{cabinet}_cabinet_{level}", joint),
     )
 
@@ -115,7 +121,7 @@ def _dragged(name: str, region: str) -> Stage:
     def done(sight: Sight) -> bool:
         return bool(np.abs(sight.position(body) - sight.site(region))[:2].max() < 0.03)
 
-    return Stage(done, lambda arm: drag(arm, body, lambda: arm.sight.site(region)))
+    return Stage(done, lambda arm: drag(arm, body, PLATE, lambda: arm.sight.site(region)))
 
 
 _OBJECT_NAMES = (
@@ -152,7 +158,7 @@ _GOAL_PLANS: dict[str, Plan] = {
         _onto("wine_bottle_1", f"{_CABINET}_top_side", 0.006, grasp=Around(), aside=(0.0, 0.04), slack=0.05),
     ),
     "open_the_top_drawer_and_put_the_bowl_inside": (
-        _drawer(_CABINET, "top"),
+        _drawer(_CABINET, "top", enough=-0.11),
         _onto(_BOWL_NAME, f"{_CABINET}_top_region", -0.02, grasp=BOWL_FOR_DRAWER, slack=0.05),
     ),
     "put_the_bowl_on_top_of_the_cabinet": (
@@ -186,11 +192,11 @@ _LONG_PLANS: dict[str, Plan] = {
         _drawer_closed("white_cabinet_1", "bottom"),
     ),
     "LIVING_ROOM_SCENE5_put_the_white_mug_on_the_left_plate_and_put_the_yellow_and_white_mug_on_the_right_plate": (
-        _onto("porcelain_mug_1", "plate_1_main", 0.008, grasp=MUG),
-        _onto("white_yellow_mug_1", "plate_2_main", 0.008, grasp=MUG),
+        _onto("porcelain_mug_1", "plate_1_main", 0.008, grasp=WHITE_MUG),
+        _onto("white_yellow_mug_1", "plate_2_main", 0.008, grasp=YELLOW_MUG),
     ),
     "LIVING_ROOM_SCENE6_put_the_white_mug_on_the_plate_and_put_the_chocolate_pudding_to_the_right_of_the_plate": (
-        _onto("porcelain_mug_1", "plate_1_main", 0.008, grasp=MUG),
+        _onto("porcelain_mug_1", "plate_1_main", 0.008, grasp=WHITE_MUG),
         _onto("chocolate_pudding_1", "living_room_table_plate_right_region", 0.045, grasp=Around()),
     ),
     "LIVING_ROOM_SCENE1_put_both_the_alphabet_soup_and_the_cream_cheese_box_in_the_basket": (
@@ -200,6 +206,7 @@ _LONG_PLANS: dict[str, Plan] = {
     "KITCHEN_SCENE8_put_both_moka_pots_on_the_stove": (
         _onto("moka_pot_2", _COOK, 0.095, grasp=Around(), aside=(0.042, 0.0), slack=0.03),
         _onto("moka_pot_1", _COOK, 0.095, grasp=Around(), aside=(-0.042, 0.0), slack=0.03),
+        _stove_on(_STOVE),
     ),
 }
 
@@ -263,3 +270,4 @@ class LiberoExpert:
                 yield arm.action(home - self._sight.hand)
             else:
                 yield from stage.run(arm)
+                yield arm.action(_STEP_BACK)  # so that a skill that gives up at once cannot go on for ever

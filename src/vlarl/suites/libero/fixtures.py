@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from vlarl.suites.libero.grasps import facing_down
+from vlarl.suites.libero.grasps import Grasp, facing_down
 from vlarl.suites.libero.sight import Sight
 from vlarl.suites.libero.skills import CLOSE, OPEN, Arm, Point, Skill, close, release, rise
 
@@ -35,14 +35,12 @@ def open_drawer(arm: Arm, body: str, joint: str, *, until: float = -0.15) -> Ski
         return lambda: _handle(sight, body, outward) + gap * outward + height * _UP
 
     yield from arm.reach(before(0.12, 0.05), tolerance=0.05, limit=60)
-    yield from arm.reach(before(0.09), tolerance=0.02, limit=40)
-    if not (yield from arm.reach(before(0.003), tolerance=0.009, speed=0.7, limit=40)):
-        yield from arm.reach(before(0.12), tolerance=0.03, limit=20)
-        return False
+    yield from arm.reach(before(0.09), tolerance=0.012, limit=40)
+    # The fingers may touch the bars above and below before they are all the way in: grip then, and see.
+    yield from arm.reach(before(0.003), tolerance=0.009, speed=0.7, limit=28)
     arm.grip = CLOSE
-    hand = sight.hand
     for _ in range(7):
-        yield arm.action(hand + 0.002 * outward - sight.hand)
+        yield arm.action(before(-0.002)() - sight.hand)
     for _ in range(60):
         if sight.joint(joint) < until:
             break
@@ -83,27 +81,22 @@ def turn_knob(arm: Arm, body: str, joint: str, *, until: float = 0.9) -> Skill:
     return sight.joint(joint) > until
 
 
-def drag(arm: Arm, body: str, target: Point, *, height: float = 0.018) -> Skill:
-    """Press the closed fingers into a plate and draw it along until its origin is at ``target``."""
+def drag(arm: Arm, body: str, grasp: Grasp, target: Point) -> Skill:
+    """Take ``body`` by its rim and slide it over the table until its origin is at ``target``."""
     sight = arm.sight
-    arm.grip, arm.rotation = CLOSE, facing_down(math.pi / 2)
-
-    def inside() -> np.ndarray:
-        return sight.position(body) + height * _UP
-
-    if not (yield from arm.descend(inside, clearance=0.06, tolerance=0.012)):
-        yield from rise(arm, 0.04)
-        return False
-    for _ in range(120):
+    hold = grasp.hold(sight, body, 0, target())
+    arm.grip, arm.rotation = OPEN, hold.rotation
+    yield from arm.descend(lambda: sight.position(body) + hold.offset, clearance=0.06, tolerance=0.01)
+    arm.grip = CLOSE
+    pressed = hold.offset - 0.012 * _UP  # a low rim slips out of fingers that do not press on the table
+    for _ in range(7):
+        yield arm.action(sight.position(body) + pressed - sight.hand)
+    for _ in range(90):
         gap = target() - sight.position(body)
-        gap[2] = 0.0
-        lead = sight.hand - sight.position(body)
-        if np.linalg.norm(gap[:2]) < 0.012 or np.linalg.norm(lead[:2]) > 0.08:
+        if np.linalg.norm(gap[:2]) < 0.01 or np.linalg.norm((sight.hand - sight.position(body))[:2]) > 0.1:
             break
-        motion = gap + 0.012 * gap / max(float(np.linalg.norm(gap)), 1e-6)
-        motion[2] = inside()[2] - sight.hand[2]
-        yield arm.action(motion, 0.5)
-    yield from rise(arm, 0.08)
+        yield arm.action(np.array((gap[0], gap[1], sight.position(body)[2] + pressed[2] - sight.hand[2])), 0.7)
+    yield from release(arm)
     return True
 
 

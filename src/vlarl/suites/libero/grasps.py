@@ -124,7 +124,8 @@ class Rim:
                 (self.radius * math.cos(angle), self.radius * math.sin(angle), self.height - 0.003 * attempt)
             )
             far = max(_overreach(sight, place + offset) for place in (origin, destination) if place is not None)
-            cost = far + 0.001 * rank + _TURN_COST * _turn(angle) + 5.0 * _crowding(around, origin + offset, angle)
+            tight = max(_crowding(around, p + offset, angle) for p in (origin, destination) if p is not None)
+            cost = far + 0.001 * rank + _TURN_COST * _turn(angle) + 5.0 * tight
             holds.append((cost, rank, Hold(offset, facing_down(angle % math.pi))))
         holds.sort(key=lambda judged: judged[:2])
         return holds[(attempt // 2) % len(holds)][2]

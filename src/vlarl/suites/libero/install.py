@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from importlib.util import find_spec
@@ -91,6 +92,16 @@ def tasks_of(suite: str) -> tuple[LiberoTask, ...]:
     return tuple(
         LiberoTask(suite, index, name, language) for index, (name, language) in enumerate(libero_tasks()[suite].items())
     )
+
+
+def import_robosuite() -> None:
+    """Without its notes about a private macro file that nobody needs."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        import robosuite  # noqa: F401
+    finally:
+        logging.disable(before)
 
 
 def silently(function: Any, *arguments: Any, **options: Any) -> Any:

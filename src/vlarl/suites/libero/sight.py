@@ -25,7 +25,8 @@ class Boxes:
         """(n, 8, 3) corner points."""
         signs = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=np.float64)
         local = signs[None] * self.halves[:, None]
-        return self.centres[:, None] + np.einsum("nij,nkj->nki", self.rotations, local)
+        corners: np.ndarray = self.centres[:, None] + np.einsum("nij,nkj->nki", self.rotations, local)
+        return corners
 
     def distance(self, points: np.ndarray) -> float:
         """Smallest distance from ``points`` (m, 3) to any box; 0 inside one, infinite without boxes."""
@@ -93,7 +94,8 @@ class Sight:
         return self._boxes(self._scenery[self._model.geom_bodyid[self._scenery] != own])
 
     def _geoms_of(self, body: int) -> np.ndarray:
-        return self._solid[self._model.geom_bodyid[self._solid] == body]
+        own: np.ndarray = self._solid[self._model.geom_bodyid[self._solid] == body]
+        return own
 
     @cached_property
     def _solid(self) -> np.ndarray:

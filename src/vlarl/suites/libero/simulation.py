@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 
 import mujoco
@@ -13,7 +13,7 @@ from vlarl.seeding import seed
 from vlarl.suites.libero.arm import PHYSICS_STEPS, ArmState
 from vlarl.suites.libero.camera import Frame, RenderQuality, take_frame
 from vlarl.suites.libero.sight import Sight
-from vlarl.suites.libero.stage import STATE, Shutter, Stage, Start
+from vlarl.suites.libero.stage import STATE, Pose, Shutter, Stage, Start
 from vlarl.suites.protocol import Outcome
 from vlarl.types import EpisodeSpec, Task
 
@@ -25,7 +25,7 @@ _SETTLE_ACTION = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 class Episode:
     """A running episode: everything that its next step depends on."""
 
-    def __init__(self, stage: Stage, start: Start) -> None:
+    def __init__(self, stage: Stage, start: Start, *, settle_steps: int = SETTLE_STEPS) -> None:
         self.stage = stage
         self.data = mujoco.MjData(stage.model)
         self._start = start
@@ -37,10 +37,23 @@ class Episode:
         self.steps = 0
         self.frame: Frame | None = None
         self.hand = stage.arm.rest.position  # (3,) grip site when the cameras looked last
-        for _ in range(SETTLE_STEPS):
+        for _ in range(settle_steps):
             self.step(_SETTLE_ACTION)
         self.steps = 0
-        assert self.frame is not None, "the cameras look in every control step"
+
+    def take_up(self, gripper: float) -> None:
+        """Go on as in the middle of an episode whose gripper has been commanded ``gripper`` for the time on the clock.
+
+        What robosuite's controller remembers is in no stored state: its rotation goal is taken to be reached.
+        """
+        stage, data, arm = self.stage, self.data, self._arm
+        if data.time <= 0.0:
+            return
+        stage.place(self._start)
+        mujoco.mj_forward(stage.model, data)
+        arm.goal_position, arm.goal_rotation = stage.arm.read(data).position, stage.arm.read(data).rotation
+        arm.has_moved = True
+        arm.fingers = stage.arm.fingers_after(data.time, gripper)
 
     def step(self, action: np.ndarray) -> None:
         """One control step with ``action`` (7,) float64."""
@@ -105,6 +118,17 @@ class LiberoSimulation:
         stage = self._stage()
         self._episode = Episode(stage, self._starts(stage, spec))
 
+    def stage(self) -> Stage:
+        """The compiled task, shared with other simulations."""
+        return self._stage()
+
+    def begin_at(self, state: np.ndarray, *, fixtures: Mapping[str, Pose], gripper: float) -> None:
+        """Begin in the middle of an episode, at a flattened ``state`` (1 + nq + nv,); see ``Stage.start_from``."""
+        self._episode = None
+        stage = self._stage()
+        self._episode = Episode(stage, stage.start_from(state, fixtures), settle_steps=0)
+        self._episode.take_up(gripper)
+
     def advance(self, action: np.ndarray) -> Outcome:
         assert action.shape == (7,), action.shape
         assert np.isfinite(action).all(), action
@@ -127,7 +151,7 @@ class LiberoSimulation:
 
     def render_into(self, image: np.ndarray) -> None:
         frame = self.episode.frame
-        assert frame is not None, "set by the settle steps"
+        assert frame is not None, "the cameras look in every control step"
         self.episode.stage.camera("agentview", self._image_size, self._quality).render_into(frame, image)
 
     def state_digest(self) -> bytes:

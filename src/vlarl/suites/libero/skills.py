@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 
 import numpy as np
 
-from vlarl.suites.libero.grasps import Grasp, facing_down
+from vlarl.suites.libero.grasps import Grasp, Hold, facing_down
 from vlarl.suites.libero.sight import Sight
 
 OPEN, CLOSE = -1.0, 1.0
@@ -20,7 +20,8 @@ _GAIN = 1.0  # more overshoots: the arm lags a step and a half behind what it is
 _CREEP = 0.0015
 _SLIPPED = 0.035
 _MAX_ATTEMPTS = 8
-_PATIENCE = 10  # steps
+_PATIENCE = 7  # steps
+_NEAR_ENOUGH = 0.02  # to try a grip where the hand got stuck
 
 Skill = Generator[np.ndarray, None, bool]
 Point = Callable[[], np.ndarray]
@@ -129,20 +130,26 @@ def pick(
     for attempt in range(_MAX_ATTEMPTS):
         hold = grasp.hold(sight, body, attempt, destination)
         arm.grip, arm.rotation = OPEN, hold.rotation
-        arrived = yield from arm.descend(lambda hold=hold: sight.position(body) + hold.offset, clearance=clearance)
-        if not arrived:
+        at = _hold_point(sight, body, hold)
+        arrived = yield from arm.descend(at, clearance=clearance)
+        if not arrived and np.linalg.norm(at() - sight.hand) > _NEAR_ENOUGH:
             yield from rise(arm, 0.05)
             continue
         yield from close(arm)
         offset = sight.hand - sight.position(body)
         bottom = sight.hand
-        for _ in range(30):
+        for step in range(30):
             if sight.hand[2] - bottom[2] > lift - 0.01:
                 break
-            yield arm.action(np.array((bottom[0], bottom[1], bottom[2] + lift + 0.02)) - sight.hand)
+            above = np.array((bottom[0], bottom[1], bottom[2] + lift + 0.02))
+            yield arm.action(above - sight.hand, min(1.0, 0.4 + 0.15 * step))
         if np.linalg.norm(sight.hand - sight.position(body) - offset) < _SLIPPED:
             return True
     return False
+
+
+def _hold_point(sight: Sight, body: str, hold: Hold) -> Point:
+    return lambda: sight.position(body) + hold.offset
 
 
 def close(arm: Arm) -> Skill:

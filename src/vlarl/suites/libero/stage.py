@@ -5,8 +5,7 @@ Import this only after ``choose_renderer``: MuJoCo reads its GL backend while it
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +22,10 @@ from vlarl.suites.libero.install import LiberoTask, silently
 
 STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 _PLACEMENT_TRIES = 100
+_PRINTED = 1e-5  # a model's text has about six digits of a position
 _OBSERVATION_PERIOD, _TICK = 1.0 / 20, 0.002  # seconds, of robosuite's observables and of a physics step
+
+Pose = tuple[np.ndarray, np.ndarray]  # position (3,) and quaternion (4,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,6 @@ class Stage:
     """One task's model with its resets, predicates and camera; holds no episode."""
 
     def __init__(self, task: LiberoTask) -> None:
-        logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
         self.task = task
         self._env: Any = silently(
             ControlEnv,
@@ -81,6 +82,28 @@ class Stage:
     def start_official(self, init: int, *, resets: int = 1) -> Start:
         """Official init state ``init`` after ``resets`` resets from seed 0, which place the fixtures."""
         return self._start(0, self._official[init], resets)
+
+    @property
+    def flat_size(self) -> int:
+        """Length of a flattened state: time, positions and velocities."""
+        return 1 + int(self.model.nq) + int(self.model.nv)
+
+    def start_from(self, state: np.ndarray, fixtures: Mapping[str, Pose]) -> Start:
+        """A flattened state (1 + nq + nv,); bodies that ``fixtures`` does not name stand where seed 0 puts them."""
+        assert state.shape == (self.flat_size,), state.shape
+        return self._start(0, state, 1, fixtures)
+
+    def moved_fixtures(self, places: Mapping[str, Pose]) -> dict[str, Pose]:
+        """Of bodies by name those that stand fixed in this model, and elsewhere than ``places`` has them."""
+        model, found = self.model, {}
+        for body in range(1, model.nbody):
+            name = model.body(body).name
+            if name in places and model.body_parentid[body] == 0 and model.body_jntnum[body] == 0:
+                position, rotation = places[name]
+                gap = np.abs(position - model.body_pos[body]).max(), np.abs(rotation - model.body_quat[body]).max()
+                if max(gap) > _PRINTED:
+                    found[name] = (position, rotation)
+        return found
 
     def start_sampled(self, seed: int) -> Start:
         """Objects and fixtures sampled from the task's own regions by ``seed`` (32 bits)."""
@@ -108,11 +131,21 @@ class Stage:
             self._env._post_process()
         return self.model.site_rgba.copy()
 
-    def _start(self, seed: int, official: np.ndarray | None, resets: int) -> Start:
+    def _start(
+        self, seed: int, flat: np.ndarray | None, resets: int, fixtures: Mapping[str, Pose] | None = None
+    ) -> Start:
         with _global_seed(seed):
             for _ in range(resets):
                 silently(self._reset)
-        state = self._env.get_sim_state() if official is None else official
+        before = self.model.body_pos.copy(), self.model.body_quat.copy()
+        for name, (position, rotation) in (fixtures or {}).items():
+            self.model.body(name).pos, self.model.body(name).quat = position, rotation
+        try:
+            return self._at(self._env.get_sim_state() if flat is None else flat)
+        finally:
+            self.model.body_pos[:], self.model.body_quat[:] = before
+
+    def _at(self, state: np.ndarray) -> Start:
         self._env.set_init_state(state)
         flat = np.empty(self.state_size)
         mujoco.mj_getState(self.model, self._own_data, flat, STATE)

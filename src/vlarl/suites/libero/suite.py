@@ -13,7 +13,14 @@ import numpy as np
 
 from vlarl.errors import RecipeError
 from vlarl.recipe.specs.suites import LiberoSpec
-from vlarl.suites.libero.install import HORIZONS, NUM_OFFICIAL, LiberoTask, check_installation, tasks_of
+from vlarl.suites.libero.install import (
+    HORIZONS,
+    NUM_OFFICIAL,
+    LiberoTask,
+    check_installation,
+    import_robosuite,
+    tasks_of,
+)
 from vlarl.suites.protocol import Conventions, Expert, Simulation
 from vlarl.suites.renderer import choose_renderer
 from vlarl.types import Split, Task
@@ -65,6 +72,7 @@ class LiberoSuite:
         return NUM_OFFICIAL if split == "eval" or self._spec.init_states == "official" else NUM_SAMPLED
 
     def simulation(self, task: int) -> LiberoSimulation:
+        import_robosuite()
         from vlarl.suites.libero.simulation import LiberoSimulation, Starts
 
         starts = Starts(
@@ -100,20 +108,23 @@ class Stages:
         self._alive: WeakValueDictionary[str, Stage] = WeakValueDictionary()
 
     def get(self, row: LiberoTask) -> Stage:
+        from vlarl.suites.libero.fingerprint import check
         from vlarl.suites.libero.stage import Stage
 
         stage = self._alive.get(row.name)
         if stage is None:
-            self._make_room()
+            self._keep(self._limit - 1)
             stage = Stage(row)
+            check(stage)
             self._alive[row.name] = stage
         self._recent[row.name] = stage
         self._recent.move_to_end(row.name)
+        self._keep(self._limit)
         return stage
 
-    def _make_room(self) -> None:
-        """A stage is half a gigabyte, in reference cycles of robosuite's."""
-        while len(self._recent) >= self._limit:
+    def _keep(self, number: int) -> None:
+        """Forget the others. A stage is half a gigabyte, in reference cycles of robosuite's."""
+        while len(self._recent) > number:
             self._recent.popitem(last=False)
             gc.collect()
 

@@ -1,0 +1,57 @@
+"""Commands about evaluations that exist."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vlarl.cli_command import RUNS, command
+from vlarl.console import Console
+from vlarl.errors import Exit
+
+
+class FormatChoice(StrEnum):
+    vla_eval = "vla-eval"
+
+
+@command("merge", RUNS)
+def merge(
+    console: Console,
+    shards: Annotated[list[Path], typer.Argument(metavar="SHARD...", help="Documents that `eval --shard` wrote.")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where the result goes.")] = None,
+) -> Exit:
+    """Put the shards of an evaluation together; the result is that of running it in one piece."""
+    from vlarl.evaluate import outcome_json, outcome_notes, outcome_text
+    from vlarl.evaluate_merge import merge_shards
+
+    outcome = merge_shards(shards, out=out)
+    console.document(**outcome_json(outcome))
+    console.data(outcome_text(outcome))
+    for note in outcome_notes(outcome):
+        console.say(note)
+    return outcome.exit_status
+
+
+@command("export-results", RUNS)
+def export_results(
+    console: Console,
+    document: Annotated[Path, typer.Argument(metavar="DOCUMENT", help="The .json file of an evaluation.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="File to write.")],
+    chosen: Annotated[FormatChoice, typer.Option("--format", help="Whose format.")] = FormatChoice.vla_eval,
+) -> None:
+    """Write an evaluation in the result format of another tool."""
+    from datetime import UTC, datetime
+
+    from vlarl.results import read_document
+    from vlarl.results_export import vla_eval_result
+    from vlarl.run.files import disk_errors, write_json
+
+    result = vla_eval_result(read_document(document), created_at=datetime.now(UTC).isoformat())
+    with disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(out, result)
+    console.document(path=str(out), format=chosen.value, benchmark=result["benchmark"])
+    console.data(str(out))

@@ -1,0 +1,64 @@
+"""What is said when LIBERO is missing, shadowed or damaged, and whether the shipped list of tasks is LIBERO's."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError
+
+import numpy as np
+import pytest
+
+from vlarl.errors import AssetError, EnvironmentUnusable, Exit, RecipeError
+from vlarl.recipe.specs.suites import LiberoSpec, libero_tasks
+from vlarl.suites.libero import install
+from vlarl.suites.libero.suite import LiberoSuite, select
+
+
+def test_the_shipped_tasks_are_the_benchmarks() -> None:
+    from libero.libero.benchmark import task_maps
+
+    for suite, tasks in libero_tasks().items():
+        assert [(task.name, task.language) for task in task_maps[suite].values()] == list(tasks.items())
+        assert {task.bddl.is_file() for task in install.tasks_of(suite)} == {True}
+
+
+def test_without_libero_the_hint_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(install, "distribution", missing)
+    monkeypatch.setattr(install, "packages_distributions", dict)
+    with pytest.raises(EnvironmentUnusable, match="LIBERO is not installed") as caught:
+        LiberoSuite(LiberoSpec())
+    assert caught.value.exit_status == Exit.ENVIRONMENT
+    assert "vlarl[libero]" in str(caught.value.hint)
+
+
+def test_another_libero_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    owners = {"libero": [install.DISTRIBUTION, "hf-libero"]}
+    monkeypatch.setattr(install, "packages_distributions", lambda: owners)
+    with pytest.raises(EnvironmentUnusable, match="hf-libero") as caught:
+        install.check_installation()
+    assert "pip uninstall hf-libero" in str(caught.value.hint)
+
+
+def test_damaged_init_states_are_told(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = install.tasks_of("libero_goal")[8]
+    assert task.official_states().shape == (50, 79)
+    monkeypatch.setattr(install, "_path", lambda what: tmp_path)
+    with pytest.raises(AssetError, match="cannot be read"):
+        task.official_states()
+    folder = tmp_path / "libero_goal"
+    folder.mkdir()
+    np.savez(folder / f"{task.name}.pruned_init.npz", states=np.zeros((3, 79)))
+    with pytest.raises(AssetError, match="not at least 50 rows"):
+        task.official_states()
+
+
+def test_tasks_by_number_become_names_and_unknown_ones_are_told() -> None:
+    assert LiberoSpec(name="libero_goal", tasks=[8]).tasks == ["put_the_bowl_on_the_plate"]
+    assert LiberoSpec(name="libero_goal", tasks=[99]).tasks == ["99"]
+    rows = install.tasks_of("libero_goal")
+    assert [row.index for row in select(rows, ["put_the_bowl_on_the_plate"])] == [8]
+    with pytest.raises(RecipeError, match="no task is called") as caught:
+        select(rows, ["put_the_bowl_on_the_plat"])
+    assert "did you mean `put_the_bowl_on_the_plate`?" in str(caught.value.hint)
