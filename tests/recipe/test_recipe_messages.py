@@ -39,7 +39,7 @@ error[R102]: unknown key `gamma` in `train`
    |
  1 | train: {gamma: 0.9}
    |         ^^^^^
-   = keys of `train`: iterations, rollout, temperature, critic_warmup, torch_threads
+   = keys of `train`: iterations, rollout, temperature, critic_warmup, torch_threads, rollout_threads
 
 hint: it belongs to `ppo.gamma`""",
     "ppo:\n  extends: a.yaml\n": """\
