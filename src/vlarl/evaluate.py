@@ -93,7 +93,7 @@ def evaluate(
     request.check(policy, checkpoint, out)
     suite_spec_for(suite)  # a mistyped suite is told before the search for a run trained on it
     if policy != "checkpoint":
-        return _outcome(_baseline(policy, request), out, request)
+        return _outcome(_baseline(policy, request, say), out, request)
     from vlarl.assembly import load_policy
 
     source, run, chosen = _source(checkpoint, suite, runs)
@@ -232,18 +232,37 @@ def _videos(work: Work, filled: Filled, most: int) -> tuple[Path, ...]:
     return tuple(folder / video.file for video in written)
 
 
-def _baseline(policy: Baseline, request: _Request) -> Work:
+def _baseline(policy: Baseline, request: _Request, say: Say) -> Work:
     spec = suite_spec_for(request.suite)
     suite: Suite = build(spec)
+    names = _with_expert(suite, request.tasks, say) if policy == "expert" else request.tasks
     seed = request.seed or 0
     num_workers = request.num_workers or len(os.sched_getaffinity(0))
     return Work(
         suite_spec=spec,
         suite=suite,
-        specs=episodes_of(suite, request.tasks, request.episodes or DEFAULT_EPISODES),
+        specs=episodes_of(suite, names, request.episodes or DEFAULT_EPISODES),
         evaluated=Evaluated(policy=policy, seed=seed),
         run=lambda specs, ended: run_baseline(policy, spec, specs, num_workers=num_workers, seed=seed, progress=ended),
     )
+
+
+def _with_expert(suite: Suite, names: Sequence[str] | None, say: Say) -> Sequence[str] | None:
+    """The tasks asked for; the ones that have a scripted expert when all are, and a word about the others."""
+    tasks = suite.tasks()
+    able = [task.name for task in tasks if suite.has_expert(task.index)]
+    missing = [task.name for task in tasks if task.name not in able]
+    asked = {task.name for task in tasks if names is not None and {task.name, str(task.index)} & set(names)}
+    if asked & set(missing) or not able:
+        raise UsageError(
+            f"no scripted expert for {', '.join(sorted(asked & set(missing)) or missing)}",
+            code="U230",
+            hint=f"tasks of {suite.name} with an expert: {', '.join(able) or 'none'}",
+        )
+    if names is None and missing:
+        say(f"left out, for want of a scripted expert: {', '.join(missing)}")
+        return able
+    return names
 
 
 def _checkpoint(loaded: LoadedPolicy, run: str | None, request: _Request) -> Work:

@@ -120,6 +120,9 @@ class FakeSuite:
     def expert(self, simulation: Simulation) -> Expert:
         raise NotImplementedError
 
+    def has_expert(self, task: int) -> bool:
+        return False
+
     def demonstration_arrays(self, simulation: Simulation) -> dict[str, np.ndarray]:
         raise NotImplementedError
 

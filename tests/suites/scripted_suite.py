@@ -104,6 +104,9 @@ class ScriptedSuite:
         assert isinstance(simulation, ScriptedSimulation)
         return ScriptedExpert(simulation)
 
+    def has_expert(self, task: int) -> bool:
+        return True
+
     def demonstration_arrays(self, simulation: Simulation) -> dict[str, np.ndarray]:
         assert isinstance(simulation, ScriptedSimulation)
         place = simulation.place

@@ -86,6 +86,8 @@ class Suite(Protocol):
         """An expert for the episode that ``simulation`` has just begun."""
         ...
 
+    def has_expert(self, task: int) -> bool: ...
+
     def demonstration_arrays(self, simulation: Simulation) -> dict[str, np.ndarray]:
         """One step's low-dimensional observations under LIBERO's names.
 

@@ -94,6 +94,11 @@ class LiberoSuite:
         own = _own(simulation)
         return LiberoExpert(own.sight(), self.name, own.task.name)
 
+    def has_expert(self, task: int) -> bool:
+        from vlarl.suites.libero.experts import has_expert
+
+        return has_expert(self.name, self._rows[task].name)
+
     def demonstration_arrays(self, simulation: Simulation) -> dict[str, np.ndarray]:
         """LIBERO's names; ``states`` is the flattened simulator state."""
         return _own(simulation).low_dimensional()

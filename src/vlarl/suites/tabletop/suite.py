@@ -62,6 +62,9 @@ class TabletopSuite:
 
         return TabletopExpert(_own(simulation))
 
+    def has_expert(self, task: int) -> bool:
+        return True
+
     def demonstration_arrays(self, simulation: Simulation) -> dict[str, np.ndarray]:
         """LIBERO's names; ``states`` is the flattened simulator state."""
         own = _own(simulation)
