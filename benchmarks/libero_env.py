@@ -70,13 +70,12 @@ class Libero:
         options = {"bddl_file_name": path, "camera_heights": SIDE, "camera_widths": SIDE}
         self._envs = SubprocVectorEnv([lambda: OffScreenRenderEnv(**options)] * workers)
         self._workers = workers
-        self._envs.seed(0)
         self.processes = set(resident()) - before
 
     def episode(self, wishes: np.ndarray) -> tuple[float, float, np.ndarray]:
         """Seconds from the reset to the first settled look, seconds in all, and the last pictures, turned."""
         started = time.perf_counter()
-        self._envs.seed(0)
+        self._envs.seed([0] * self._workers)  # a single number would give each its own
         self._envs.reset()
         self._envs.set_init_state(self._states[: self._workers])
         for _ in range(SETTLE):

@@ -131,9 +131,9 @@ error[R107]: unknown kind `libreo` of `suite`
    |
  1 | suite: {kind: libreo}
    |               ^^^^^^
-   = kinds: tabletop
+   = kinds: tabletop, libero
 
-hint: `vlarl list suites` shows what each of them is
+hint: did you mean `libero`?
 
 error[R104]: `policy` must be a mapping, not the text `small`
   --> r.yaml:2:9

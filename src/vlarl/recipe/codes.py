@@ -334,11 +334,11 @@ CODES: Mapping[str, Code] = MappingProxyType(
             "not a shard",
             "`--shard` takes NUMBER/OF, as in `2/4`: shards are counted from 1, and each has an episode at least.",
         ),
-        "U230": Code("no expert", "There is no scripted expert for this task; the hint lists those that have one."),
         "U216": Code(
             "nowhere to write, or not the whole",
             "Shards and videos of the expert or of random actions need `--out`; videos are of whole evaluations.",
         ),
+        "U230": Code("no expert", "There is no scripted expert for this task; the hint lists those that have one."),
         **OF_RUNS,
     }
 )

@@ -14,6 +14,8 @@ from typing import Literal
 import mujoco
 import numpy as np
 
+from vlarl.memory import give_back_freed_memory
+
 RenderQuality = Literal["exact", "fast"]
 _MAX_GEOMS = 1000  # robosuite's
 _HIDDEN_GROUP = 5  # neither MuJoCo's default options nor robosuite draw it
@@ -80,6 +82,7 @@ class Camera:
         self._radii = np.where(model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE, np.inf, model.geom_rbound)
         self._mirrors = self._find_mirrors()
         self._reflectance = model.mat_reflectance.copy()
+        self._has_drawn = False
 
     def render_into(self, frame: Frame, image: np.ndarray) -> None:
         """Write the view into ``image`` (H, W, 3) uint8."""
@@ -90,14 +93,21 @@ class Camera:
         model.site_rgba[:] = frame.site_colours
         seen = self._seen(frame)
         model.geom_group[:] = np.where(seen, self._groups, _HIDDEN_GROUP)
-        mujoco.mjv_updateScene(
-            model, scratch, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
-        )
-        mujoco.mjr_render(self._view, self._scene, self._context)
+        self._draw()
         model.geom_group[:] = self._groups
         model.mat_reflectance[:] = self._reflectance
-        mujoco.mjr_readPixels(self._pixels, None, self._view, self._context)
+        if not self._has_drawn:
+            give_back_freed_memory()  # what the first picture needed to upload everything
+            self._has_drawn = True
         image[...] = self._pixels[::-1, ::-1]  # GL's rows run bottom up; then turned
+
+    def _draw(self) -> None:
+        """The scratch state into ``_pixels``."""
+        mujoco.mjv_updateScene(
+            self._model, self._scratch, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
+        )
+        mujoco.mjr_render(self._view, self._scene, self._context)
+        mujoco.mjr_readPixels(self._pixels, None, self._view, self._context)
 
     def _find_mirrors(self) -> np.ndarray:
         model = self._model

@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from vlarl.errors import RecipeError
+from vlarl.memory import give_back_freed_memory
 from vlarl.recipe.specs.suites import LiberoSpec
 from vlarl.suites.libero.install import (
     HORIZONS,
@@ -120,6 +121,7 @@ class Stages:
         if stage is None:
             self._keep(self._limit - 1)
             stage = Stage(row)
+            give_back_freed_memory()  # what compiling needed: meshes and textures a second time
             check(stage)
             self._alive[row.name] = stage
         self._recent[row.name] = stage
