@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError
 import numpy as np
 import pytest
 
-from vlarl.errors import AssetError, EnvironmentUnusable, Exit, RecipeError
+from vlarl.errors import AssetError, DriftError, EnvironmentUnusable, Exit, RecipeError
 from vlarl.recipe.specs.suites import LiberoSpec, libero_tasks
 from vlarl.suites.libero import install
 from vlarl.suites.libero.suite import LiberoSuite, select
@@ -62,3 +62,12 @@ def test_tasks_by_number_become_names_and_unknown_ones_are_told() -> None:
     with pytest.raises(RecipeError, match="no task is called") as caught:
         select(rows, ["put_the_bowl_on_the_plat"])
     assert "did you mean `put_the_bowl_on_the_plate`?" in str(caught.value.hint)
+
+
+def test_a_mujoco_that_libero_cannot_run_on_is_drift(monkeypatch: pytest.MonkeyPatch) -> None:
+    install.check_mujoco()
+    monkeypatch.setattr(install, "version", lambda name: "3.17.0")
+    with pytest.raises(DriftError, match=r"MuJoCo 3\.17\.0") as caught:
+        install.check_mujoco()
+    assert caught.value.exit_status == Exit.DRIFT
+    assert "mujoco==3.1.6" in str(caught.value.hint)

