@@ -26,7 +26,7 @@ Plan = tuple[Stage, ...]
 
 BOWL = Rim(radius=0.052, height=0.035)
 # Along the drawer's wider side. Over the rim itself the outer finger would come down on the drawer's wall: hold nearer
-# to the middle and let the closing fingers pull the bowl in. Angles past 180 would turn the hand half around.
+# to the middle and let the closing fingers slide the bowl between them. From 180 on the hand would turn half around.
 BOWL_IN_DRAWER = Rim(radius=0.038, height=0.033, angles=(156.0, 150.0, 162.0, -24.0, -30.0))
 BOWL_FOR_DRAWER = Rim(radius=0.052, height=0.035, angles=(180.0, 0.0, 170.0, -170.0, 10.0, -10.0))
 PLATE = Rim(radius=0.062, height=0.018)
