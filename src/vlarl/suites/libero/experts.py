@@ -37,7 +37,10 @@ _STEP_BACK = np.array((0.0, 0.0, 0.01))
 _BASKET_HALF = 0.058
 
 
-def _into_basket(name: str, grasp: Grasp | None = None, *, basket: str = "basket_1") -> Stage:
+def _into_basket(
+    name: str, grasp: Grasp | None = None, *, basket: str = "basket_1", dive: float = float("inf")
+) -> Stage:
+    """``dive``: how near the object the hand stays high, so as not to hook the basket on its way out of it."""
     body, region = f"{name}_main", f"{basket}_contain_region"
 
     def done(sight: Sight) -> bool:
@@ -46,7 +49,7 @@ def _into_basket(name: str, grasp: Grasp | None = None, *, basket: str = "basket
 
     def run(arm: Arm) -> Skill:
         sight = arm.sight
-        if not (yield from pick(arm, body, grasp or Around())):
+        if not (yield from pick(arm, body, grasp or Around(), dive=dive)):
             return False
         half = sight.position(body)[2] - sight.boxes(body).corners()[..., 2].min()
 
@@ -182,8 +185,8 @@ _LONG_PLANS: dict[str, Plan] = {
         _into_basket("tomato_sauce_1"),
     ),
     "LIVING_ROOM_SCENE2_put_both_the_cream_cheese_box_and_the_butter_in_the_basket": (
-        _into_basket("cream_cheese_1"),
         _into_basket("butter_1"),
+        _into_basket("cream_cheese_1", Around(shift=(0.03, 0.0)), dive=0.08),  # off the middle: clear of the milk
     ),
     "KITCHEN_SCENE3_turn_on_the_stove_and_put_the_moka_pot_on_it": (
         _stove_on(_STOVE),
@@ -203,7 +206,7 @@ _LONG_PLANS: dict[str, Plan] = {
     ),
     "LIVING_ROOM_SCENE1_put_both_the_alphabet_soup_and_the_cream_cheese_box_in_the_basket": (
         _into_basket("alphabet_soup_1"),
-        _into_basket("cream_cheese_1"),
+        _into_basket("cream_cheese_1", dive=0.12),
     ),
     "KITCHEN_SCENE8_put_both_moka_pots_on_the_stove": (
         _onto("moka_pot_2", _COOK, 0.095, grasp=Around(), aside=(0.042, 0.0), slack=0.03),

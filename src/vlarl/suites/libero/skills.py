@@ -124,6 +124,7 @@ def pick(
     clearance: float = 0.08,
     lift: float = 0.06,
     destination: np.ndarray | None = None,
+    dive: float = float("inf"),
 ) -> Skill:
     """Take hold of ``body`` and lift it; tries again when it slips. ``destination`` (3,): where it goes next."""
     sight = arm.sight
@@ -131,7 +132,7 @@ def pick(
         hold = grasp.hold(sight, body, attempt, destination)
         arm.grip, arm.rotation = OPEN, hold.rotation
         at = _hold_point(sight, body, hold)
-        arrived = yield from arm.descend(at, clearance=clearance)
+        arrived = yield from arm.descend(at, clearance=clearance, dive=dive)
         if not arrived and np.linalg.norm(at() - sight.hand) > _NEAR_ENOUGH:
             yield from rise(arm, 0.05)
             continue
