@@ -34,7 +34,9 @@ def test_crash_before_the_rename_keeps_the_old_file(tmp_path: Path, monkeypatch:
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, "E430"), (errno.EDQUOT, "E430"), (errno.EROFS, "E431")])
+@pytest.mark.parametrize(
+    ("number", "code"), [(errno.ENOSPC, "E430"), (errno.EDQUOT, "E430"), (errno.EFBIG, "E430"), (errno.EROFS, "E431")]
+)
 def test_disk_problems_become_errors_that_say_what_was_kept(tmp_path: Path, number: int, code: str) -> None:
     with pytest.raises(EnvironmentUnusable) as caught, files.disk_errors(tmp_path, kept="checkpoint 7"):
         raise OSError(number, os.strerror(number))

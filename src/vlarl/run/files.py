@@ -14,7 +14,7 @@ from typing import Any
 from vlarl.errors import EnvironmentUnusable
 
 TEMPORARY = ".writing-"  # a name that starts so is a leftover of a process that ended in the middle
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no room on the disk, in a quota or under `ulimit -f`
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 

@@ -12,6 +12,7 @@ import errno
 import json
 import os
 import re
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -41,9 +42,11 @@ _SPARE = 16 << 20  # bytes: what HDF5 may still hold back in its caches
 
 def _need_space(folder: Path, size: int) -> None:
     """OSError unless ``size`` bytes fit. Asked beforehand, because on a full disk HDF5 crashes the process."""
-    room = os.statvfs(folder)
+    room, (largest, _) = os.statvfs(folder), resource.getrlimit(resource.RLIMIT_FSIZE)
     if room.f_bavail * room.f_frsize < size + _SPARE:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if largest != resource.RLIM_INFINITY and largest < size + _SPARE:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
 
 
 @contextmanager

@@ -17,10 +17,11 @@ import numpy as np
 
 from vlarl.errors import DriftError, RunError
 from vlarl.recipe.specs.suites import SuiteSpec
+from vlarl.suites.messages import Assignment
 from vlarl.suites.process import WorkerDiedError, WorkerProcess
 from vlarl.suites.shared import ACTION_SIZE, DIGEST_SIZE, SharedArrays, Sizes, decode_spec, encode_spec
 from vlarl.suites.slots import SlotState
-from vlarl.suites.worker import BEGIN, BEGIN_ALL, REPLAY, STEP_GROUP, STEP_SLOT, Assignment
+from vlarl.suites.worker import BEGIN, BEGIN_ALL, REPLAY, STEP_GROUP, STEP_SLOT
 from vlarl.types import EpisodeSpec, Observation, Step, Task
 
 Assign = Callable[[int, int], EpisodeSpec | None]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import signal
 import socket
 import subprocess
@@ -12,9 +11,10 @@ import sys
 from collections import deque
 from contextlib import suppress
 
-from vlarl.errors import EnvironmentUnusable, VlarlError
+from vlarl.errors import EnvironmentUnusable
+from vlarl.suites.messages import Assignment, decode_error, encode_assignment
 from vlarl.suites.shared import SharedArrays
-from vlarl.suites.worker import COMMAND, DONE, IGNORED_SIGNALS, Assignment
+from vlarl.suites.worker import COMMAND, DONE, IGNORED_SIGNALS
 
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[3]); "
@@ -64,7 +64,7 @@ class WorkerProcess:
             theirs.close()
         self._channel = ours
         self.pending.clear()
-        self._send(pickle.dumps(self.assignment))
+        self._send(encode_assignment(self.assignment))
 
     def wait_ready(self) -> None:
         try:
@@ -116,9 +116,7 @@ class WorkerProcess:
         reply = self._reply()
         if reply == DONE:
             return
-        error = pickle.loads(reply[1:])
-        assert isinstance(error, VlarlError)
-        raise error
+        raise decode_error(reply[1:])
 
     def _reply(self) -> bytes:
         assert self._channel is not None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import pickle
 import signal
 import socket
 import struct
@@ -17,34 +16,22 @@ import time
 import traceback
 from collections import OrderedDict
 from contextlib import suppress
-from dataclasses import dataclass
 
 import numpy as np
 
 from vlarl.errors import DriftError, EnvironmentUnusable, VlarlError
-from vlarl.recipe.specs.suites import SuiteSpec
 from vlarl.registry import build
 from vlarl.suites.egl import spread_over_devices
+from vlarl.suites.messages import Assignment, decode_assignment, encode_error
 from vlarl.suites.protocol import Outcome, Simulation, Suite
-from vlarl.suites.shared import SharedArrays, Sizes, decode_spec
+from vlarl.suites.shared import SharedArrays, decode_spec
 
 BEGIN_ALL, BEGIN, REPLAY, STEP_GROUP, STEP_SLOT = b"A", b"B", b"R", b"G", b"S"
-DONE, FAILED = b"D", b"F"  # FAILED is followed by a pickled VlarlError
+DONE, FAILED = b"D", b"F"  # FAILED is followed by the error
 COMMAND = struct.Struct("<ci")
 IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _PR_SET_PDEATHSIG = 1
 _MAX_MESSAGE = 1 << 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class Assignment:
-    """What one worker is responsible for."""
-
-    number: int
-    parent: int  # process id of the trainer
-    sizes: Sizes
-    slots: tuple[tuple[int, ...], ...]  # by group
-    spec: SuiteSpec
 
 
 class Simulations:
@@ -92,7 +79,7 @@ class Worker:
             try:
                 self._perform(operation, target)
             except VlarlError as error:
-                channel.send(FAILED + pickle.dumps(error))
+                channel.send(FAILED + encode_error(error))
             else:
                 channel.send(DONE)
 
@@ -246,19 +233,19 @@ def main(channel_descriptor: int, memory_descriptor: int) -> None:
     for number in IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # the trainer decides when to stop
     channel = socket.socket(fileno=channel_descriptor)
-    assignment: Assignment = pickle.loads(channel.recv(_MAX_MESSAGE))
+    assignment = decode_assignment(channel.recv(_MAX_MESSAGE))
     _end_with_parent(assignment.parent)
     arrays = SharedArrays(assignment.sizes, memory_descriptor)
     spread_over_devices(assignment.number)
     try:
         suite: Suite = build(assignment.spec)
     except VlarlError as error:
-        channel.send(FAILED + pickle.dumps(error))
+        channel.send(FAILED + encode_error(error))
     except Exception as error:
         traceback.print_exc()
         hint = "the traceback is above; `vlarl doctor` checks the simulator and the renderer"
         channel.send(
-            FAILED + pickle.dumps(EnvironmentUnusable(f"the suite cannot be built: {error}", code="E413", hint=hint))
+            FAILED + encode_error(EnvironmentUnusable(f"the suite cannot be built: {error}", code="E413", hint=hint))
         )
     else:
         channel.send(DONE)
