@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,9 +12,23 @@ from vlarl.cli_command import RUNS, command
 from vlarl.console import Console
 from vlarl.errors import Exit
 
+if TYPE_CHECKING:
+    from vlarl.evaluate import EvaluationOutcome
+
 
 class FormatChoice(StrEnum):
     vla_eval = "vla-eval"
+
+
+def tell_outcome(console: Console, outcome: EvaluationOutcome) -> Exit:
+    """An evaluation's document, table and notes; returns its exit status."""
+    from vlarl.evaluate import outcome_json, outcome_notes, outcome_text
+
+    console.document(**outcome_json(outcome))
+    console.data(outcome_text(outcome))
+    for note in outcome_notes(outcome):
+        console.say(note)
+    return outcome.exit_status
 
 
 @command("merge", RUNS)
@@ -24,15 +38,10 @@ def merge(
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where the result goes.")] = None,
 ) -> Exit:
     """Put the shards of an evaluation together; the result is that of running it in one piece."""
-    from vlarl.evaluate import outcome_json, outcome_notes, outcome_text
     from vlarl.evaluate_merge import merge_shards
 
     outcome = merge_shards(shards, out=out)
-    console.document(**outcome_json(outcome))
-    console.data(outcome_text(outcome))
-    for note in outcome_notes(outcome):
-        console.say(note)
-    return outcome.exit_status
+    return tell_outcome(console, outcome)
 
 
 @command("export-results", RUNS)

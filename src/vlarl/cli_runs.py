@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vlarl.cli_command import CHECK, RUNS, Overrides, RecipeArgument, command
+from vlarl.cli_results import tell_outcome
 from vlarl.console import Console
 from vlarl.errors import Exit
 
@@ -180,7 +181,6 @@ def evaluate(
 ) -> Exit:
     """Evaluate on held-out init states: k/n and a 95 % interval per task. Runs only what is not on disk yet."""
     from vlarl.evaluate import evaluate as run_evaluation
-    from vlarl.evaluate import outcome_json, outcome_notes, outcome_text
     from vlarl.results_shards import parse_shard
 
     outcome = run_evaluation(
@@ -200,11 +200,7 @@ def evaluate(
         progress=lambda done, total, trial: _tell_tenths(console, "evaluated", done, total),
         say=console.say,
     )
-    console.document(**outcome_json(outcome))
-    console.data(outcome_text(outcome))
-    for note in outcome_notes(outcome):
-        console.say(note)
-    return outcome.exit_status
+    return tell_outcome(console, outcome)
 
 
 @command("replay", RUNS)

@@ -10,7 +10,8 @@ import pytest
 from vlarl.errors import AssetError, DriftError, EnvironmentUnusable, Exit, RecipeError
 from vlarl.recipe.specs.suites import LiberoSpec, libero_tasks
 from vlarl.suites.libero import install
-from vlarl.suites.libero.suite import LiberoSuite, select
+from vlarl.suites.libero.suite import LiberoSuite
+from vlarl.suites.selection import select
 
 
 def test_the_shipped_tasks_are_the_benchmarks() -> None:

@@ -7,7 +7,6 @@ mirrors outside the view. Both are decided from bounding spheres, so no pixel ca
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +14,7 @@ import mujoco
 import numpy as np
 
 from vlarl.memory import give_back_freed_memory
+from vlarl.suites.offscreen import Offscreen
 
 RenderQuality = Literal["exact", "fast"]
 _MAX_GEOMS = 1000  # robosuite's
@@ -62,22 +62,12 @@ class Camera:
         model.vis.global_.offwidth = model.vis.global_.offheight = size
         if quality == "fast":
             model.vis.quality.offsamples = 0
-        self._gl = mujoco.GLContext(size, size)
-        self._gl.make_current()
-        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
-        # Freed while Python still stands: at interpreter exit EGL's own clean-up fails noisily.
-        weakref.finalize(self, _release, self._gl, self._context)
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
-        self._view = mujoco.MjrRect(0, 0, size, size)
-        self._option = mujoco.MjvOption()
-        self._option.geomgroup[0] = 0  # collision shapes
-        self._camera = mujoco.MjvCamera()
-        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
-        self._camera.fixedcamid = model.camera(name).id
-        self._scene = mujoco.MjvScene(model, maxgeom=_MAX_GEOMS)
+        self._index = model.camera(name).id
+        font = mujoco.mjtFontScale.mjFONTSCALE_150
+        self._screen = Offscreen(model, self._index, size, font=font, geoms=_MAX_GEOMS)
+        self._screen.option.geomgroup[0] = 0  # collision shapes
         self._reflects = quality == "exact"
-        self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = self._reflects
-        self._pixels = np.empty((size, size, 3), dtype=np.uint8)
+        self._screen.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = self._reflects
         self._groups = model.geom_group.copy()
         self._radii = np.where(model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE, np.inf, model.geom_rbound)
         self._mirrors = self._find_mirrors()
@@ -86,28 +76,19 @@ class Camera:
 
     def render_into(self, frame: Frame, image: np.ndarray) -> None:
         """Write the view into ``image`` (H, W, 3) uint8."""
-        self._gl.make_current()
         model, scratch = self._model, self._scratch
         for name, value in frame.places.items():
             getattr(scratch, name)[:] = value
         model.site_rgba[:] = frame.site_colours
         seen = self._seen(frame)
         model.geom_group[:] = np.where(seen, self._groups, _HIDDEN_GROUP)
-        self._draw()
+        self._screen.draw(scratch)
         model.geom_group[:] = self._groups
         model.mat_reflectance[:] = self._reflectance
         if not self._has_drawn:
             give_back_freed_memory()  # what the first picture needed to upload everything
             self._has_drawn = True
-        image[...] = self._pixels[::-1, ::-1]  # GL's rows run bottom up; then turned
-
-    def _draw(self) -> None:
-        """The scratch state into ``_pixels``."""
-        mujoco.mjv_updateScene(
-            self._model, self._scratch, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
-        )
-        mujoco.mjr_render(self._view, self._scene, self._context)
-        mujoco.mjr_readPixels(self._pixels, None, self._view, self._context)
+        image[...] = self._screen.pixels[::-1, ::-1]  # GL's rows run bottom up; then turned
 
     def _find_mirrors(self) -> np.ndarray:
         model = self._model
@@ -119,9 +100,9 @@ class Camera:
 
     def _seen(self, frame: Frame) -> np.ndarray:
         """(ngeom,) bool; mirrors that show nothing lose their reflectance until the picture is drawn."""
-        eye, turn = frame.places["cam_xpos"][self._camera.fixedcamid], self._turn(frame)
+        eye, turn = frame.places["cam_xpos"][self._index], self._turn(frame)
         centres = frame.places["geom_xpos"]
-        slope = float(np.tan(np.deg2rad(self._model.cam_fovy[self._camera.fixedcamid]) / 2))
+        slope = float(np.tan(np.deg2rad(self._model.cam_fovy[self._index]) / 2))
         view = Pyramid(-slope, slope, -slope, slope)
         seen = view.meets((centres - eye) @ turn, self._radii)
         dull = []
@@ -140,7 +121,7 @@ class Camera:
 
     def _turn(self, frame: Frame) -> np.ndarray:
         """(3, 3) world from camera."""
-        return frame.places["cam_xmat"][self._camera.fixedcamid].reshape(3, 3)
+        return frame.places["cam_xmat"][self._index].reshape(3, 3)
 
     def _thickness(self, mirror: int) -> float:
         """From a mirror's centre to its surface."""
@@ -153,9 +134,3 @@ class Camera:
         in_view = set(model.geom_matid[[m for m in self._mirrors if m not in mirrors]].tolist())
         for material in set(model.geom_matid[mirrors].tolist()) - in_view:
             model.mat_reflectance[material] = 0.0
-
-
-def _release(gl: mujoco.GLContext, context: mujoco.MjrContext) -> None:
-    gl.make_current()  # else the objects of whichever context is current would be deleted
-    context.free()
-    gl.free()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import gc
 from collections import OrderedDict
 from functools import partial
@@ -11,7 +10,6 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from vlarl.errors import RecipeError
 from vlarl.memory import give_back_freed_memory
 from vlarl.recipe.specs.suites import LiberoSpec
 from vlarl.suites.libero.install import (
@@ -25,6 +23,7 @@ from vlarl.suites.libero.install import (
 )
 from vlarl.suites.protocol import Conventions, Expert, Simulation
 from vlarl.suites.renderer import choose_renderer
+from vlarl.suites.selection import select
 from vlarl.types import Split, Task
 
 if TYPE_CHECKING:  # imports MuJoCo, which must come after the choice of renderer
@@ -136,23 +135,6 @@ class Stages:
         while len(self._recent) > number:
             self._recent.popitem(last=False)
             gc.collect()
-
-
-def select(rows: tuple[LiberoTask, ...], names: list[str] | None) -> tuple[LiberoTask, ...]:
-    """The tasks of a suite that a recipe names."""
-    known = {row.name: row for row in rows}
-    for name in names or ():
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            raise RecipeError(
-                f"no task is called `{name}`",
-                code="R206",
-                place="suite.tasks",
-                hint=f"did you mean `{close[0]}`?"
-                if close
-                else f"a number from 0 to {len(rows) - 1}, or one of " + ", ".join(known),
-            )
-    return rows if names is None else tuple(known[name] for name in names)
 
 
 def _own(simulation: Simulation) -> LiberoSimulation:

@@ -5,13 +5,13 @@ Import this only after ``choose_renderer``: MuJoCo reads its GL backend while it
 
 from __future__ import annotations
 
-import weakref
 from hashlib import blake2b
 
 import mujoco
 import numpy as np
 
 from vlarl.errors import RunError
+from vlarl.suites.offscreen import Offscreen
 from vlarl.suites.protocol import Outcome
 from vlarl.suites.tabletop.placement import Placement, arm_start, place
 from vlarl.suites.tabletop.scenes import (
@@ -36,38 +36,14 @@ class Camera:
     """Renders any state of one model from its one camera; shared by the model's simulations."""
 
     def __init__(self, model: mujoco.MjModel, size: int) -> None:
-        self._model = model
-        self._gl = mujoco.GLContext(size, size)
-        self._gl.make_current()
-        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
-        # Freed while Python still stands: at interpreter exit EGL's own clean-up fails noisily.
-        weakref.finalize(self, _release, self._gl, self._context)
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
-        self._view = mujoco.MjrRect(0, 0, size, size)
-        self._option = mujoco.MjvOption()
-        self._camera = mujoco.MjvCamera()
-        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
-        self._camera.fixedcamid = 0
-        self._scene = mujoco.MjvScene(model, maxgeom=64)
+        self._screen = Offscreen(model, 0, size, font=mujoco.mjtFontScale.mjFONTSCALE_50, geoms=64)
         for flag in ("SHADOW", "REFLECTION", "SKYBOX", "HAZE", "CULL_FACE"):
-            self._scene.flags[getattr(mujoco.mjtRndFlag, f"mjRND_{flag}")] = flag == "CULL_FACE"
-        self._pixels = np.empty((size, size, 3), dtype=np.uint8)
+            self._screen.scene.flags[getattr(mujoco.mjtRndFlag, f"mjRND_{flag}")] = flag == "CULL_FACE"
 
     def render_into(self, data: mujoco.MjData, image: np.ndarray) -> None:
         """Write the view, upright, into ``image`` (H, W, 3) uint8."""
-        self._gl.make_current()
-        mujoco.mjv_updateScene(
-            self._model, data, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
-        )
-        mujoco.mjr_render(self._view, self._scene, self._context)
-        mujoco.mjr_readPixels(self._pixels, None, self._view, self._context)
-        image[...] = self._pixels[::-1]  # GL's rows run bottom up
-
-
-def _release(gl: mujoco.GLContext, context: mujoco.MjrContext) -> None:
-    gl.make_current()  # else the objects of whichever context is current would be deleted
-    context.free()
-    gl.free()
+        self._screen.draw(data)
+        image[...] = self._screen.pixels[::-1]  # GL's rows run bottom up
 
 
 class Stage:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vlarl.errors import RecipeError
 from vlarl.recipe.specs.suites import TabletopSpec
 from vlarl.suites.protocol import Conventions, Expert, Simulation
 from vlarl.suites.renderer import choose_renderer
+from vlarl.suites.selection import select
 from vlarl.suites.tabletop.placement import NUM_INITS
 from vlarl.suites.tabletop.scenes import CONTROL_HZ
 from vlarl.suites.tabletop.tasks import SUITES, TaskRow
@@ -38,7 +37,7 @@ class TabletopSuite:
             image="agentview rgb, upright",
             image_size=spec.image_size,
         )
-        self._rows = _select(SUITES[spec.name], spec.tasks)
+        self._rows = select(SUITES[spec.name], spec.tasks)
         self._stages: dict[str, Stage] = {}
 
     def tasks(self) -> tuple[Task, ...]:
@@ -84,22 +83,6 @@ class TabletopSuite:
         if row.scene.name not in self._stages:
             self._stages[row.scene.name] = Stage(row.scene, self.conventions.image_size)
         return self._stages[row.scene.name]
-
-
-def _select(rows: tuple[TaskRow, ...], names: list[str] | None) -> tuple[TaskRow, ...]:
-    if names is None:
-        return rows
-    known = {row.name: row for row in rows}
-    for name in names:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            raise RecipeError(
-                f"no task is called `{name}`",
-                code="R206",
-                place="suite.tasks",
-                hint=f"did you mean `{close[0]}`?" if close else "tasks: " + ", ".join(known),
-            )
-    return tuple(known[name] for name in names)
 
 
 def _own(simulation: Simulation) -> TabletopSimulation:
