@@ -25,7 +25,7 @@ from vlarl.ppo import Ppo
 from vlarl.recipe.specs.learning import PpoSpec
 from vlarl.recipe.specs.policies import SharedCriticSpec, TinySpec
 from vlarl.seeding import generator
-from vlarl.types import Batch, Observation
+from vlarl.types import Batch, Observation, SuiteFacts
 
 SEED = 7
 
@@ -152,8 +152,8 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
 
-    policy = TinyPolicy(TinySpec(), image_size=chosen.image_size, seed=SEED)
-    critic = SharedCritic(SharedCriticSpec(), feature_size=policy.feature_size, seed=SEED)
+    policy = TinyPolicy(TinySpec(), suite=SuiteFacts("tabletop_basic", chosen.image_size), seed=SEED)
+    critic = SharedCritic(SharedCriticSpec(), policy=policy, seed=SEED)
     batch = example_batch(policy, critic, chosen.steps, chosen.image_size)
     # Equality of the numbers is what is asked here, not whether the first ratio is close enough to 1.
     spec = PpoSpec(lr=1e-4, value_lr=3e-4, epochs=chosen.epochs, minibatch_size=chosen.minibatch, ratio_tolerance=1e-3)

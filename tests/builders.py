@@ -13,7 +13,7 @@ from vlarl.critics.shared import SharedCritic
 from vlarl.policies.protocol import Critic, Policy
 from vlarl.policies.tiny.policy import TinyPolicy
 from vlarl.recipe.specs.policies import SharedCriticSpec, TinySpec
-from vlarl.types import Batch, Episode, EpisodeSpec, Observation, Rollout, StageDigests
+from vlarl.types import Batch, Episode, EpisodeSpec, Observation, Rollout, StageDigests, SuiteFacts
 
 IMAGE_SIZE = 32
 INSTRUCTIONS = (
@@ -28,12 +28,12 @@ NO_DIGESTS = StageDigests(tasks="", inits="", actions="", states="", pixels="")
 
 def tiny_policy(seed: int = 1, *, image_size: int = IMAGE_SIZE, **knobs: Any) -> TinyPolicy:
     spec = TinySpec(**{"hidden_size": 32, "num_layers": 2, "num_heads": 4, **knobs})
-    return TinyPolicy(spec, image_size=image_size, seed=seed)
+    return TinyPolicy(spec, suite=SuiteFacts("tabletop_basic", image_size), seed=seed)
 
 
 def shared_critic(policy: Policy, seed: int = 1, *, stop_gradient: bool = True) -> SharedCritic:
     spec = SharedCriticSpec(hidden_sizes=[16], stop_gradient=stop_gradient)
-    return SharedCritic(spec, feature_size=policy.feature_size, seed=seed)
+    return SharedCritic(spec, policy=policy, seed=seed)
 
 
 def observation(

@@ -16,6 +16,7 @@ from vlarl.registry import build
 from vlarl.rewards.combine import Rewards
 from vlarl.run import checkpoint
 from vlarl.seeding import apply_determinism
+from vlarl.types import SuiteFacts
 
 if TYPE_CHECKING:
     from vlarl.curriculum import Curriculum
@@ -50,7 +51,8 @@ def build_suite(recipe: Recipe) -> Suite:
 
 def build_policy(recipe: Recipe, suite: Suite) -> Policy:
     """The policy with its initial weights; RecipeError when it and the suite mean different things by an action."""
-    policy: Policy = build(recipe.policy, image_size=suite.conventions.image_size, seed=recipe.seed)
+    facts = SuiteFacts(name=suite.name, image_size=suite.conventions.image_size)
+    policy: Policy = build(recipe.policy, suite=facts, seed=recipe.seed)
     if policy.action_convention != suite.conventions.action:
         raise RecipeError(
             f"policy and suite disagree about actions: the policy gives «{policy.action_convention}», "
@@ -66,7 +68,7 @@ def build_parts(recipe: Recipe) -> Parts:
     _set_up_torch(recipe, recipe.train.torch_threads)
     suite = build_suite(recipe)
     policy = build_policy(recipe, suite)
-    critic: Critic = build(recipe.critic, feature_size=policy.feature_size, seed=recipe.seed)
+    critic: Critic = build(recipe.critic, policy=policy, seed=recipe.seed)
     num_inits = [suite.num_inits(task.index, "train") for task in suite.tasks()]
     return Parts(
         suite=suite,

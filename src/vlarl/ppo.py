@@ -7,15 +7,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vlarl.errors import RunError
+from vlarl.errors import RecipeError, RunError
 from vlarl.policies.protocol import Critic, Policy
 from vlarl.recipe.specs.learning import PpoSpec
 from vlarl.seeding import generator
@@ -80,6 +81,17 @@ def _check_numbers(batch: Batch) -> None:
             )
 
 
+def _check_groups(spec: PpoSpec, groups: Mapping[str, Sequence[object]]) -> None:
+    for name in spec.group_lr:
+        if name not in groups:
+            raise RecipeError(
+                f"`ppo.group_lr` names `{name}`, which is no group of the policy's trained weights",
+                code="R219",
+                place=f"ppo.group_lr.{name}",
+                hint="the groups are " + ", ".join(groups),
+            )
+
+
 class Ppo:
     """The update: optimizers of policy and critic, and what one iteration does with them."""
 
@@ -91,8 +103,13 @@ class Ppo:
         self._critic_warmup, self._iterations = critic_warmup, iterations
         self._policy_parameters = [p for group in policy.trainable_groups().values() for p in group]
         self._critic_parameters = [p for group in critic.trainable_groups().values() for p in group]
+        groups = policy.trainable_groups()
+        _check_groups(spec, groups)
+        self._factors = [spec.group_lr.get(name, 1.0) for name in groups]
         self.optimizers = {
-            "policy": torch.optim.AdamW(self._policy_parameters, lr=spec.lr, eps=spec.adam_eps, weight_decay=0.0),
+            "policy": torch.optim.AdamW(
+                [{"params": group} for group in groups.values()], lr=spec.lr, eps=spec.adam_eps, weight_decay=0.0
+            ),
             "critic": torch.optim.AdamW(self._critic_parameters, lr=spec.value_lr, eps=spec.adam_eps, weight_decay=0.0),
         }
 
@@ -172,7 +189,7 @@ class Ppo:
         scores = self._policy.score(inputs, micro.tensor("tokens"), temperature=micro.batch.temperature)
         log_ratio = scores.log_prob - micro.tensor("old_log_probs")
         surrogate = policy_loss(log_ratio, micro.tensor("advantages"), spec.clip).mean()
-        feature = micro.tensor("features") if self._critic.caches_features else scores.feature
+        feature = scores.feature if self._critic.adapter == "policy" else self._feature(micro, inputs)
         values = self._critic.value(feature)
         error = value_loss(values, micro.tensor("old_values"), micro.tensor("returns"), spec.value_clip).mean()
         entropy = scores.entropy.mean()
@@ -190,15 +207,17 @@ class Ppo:
         return loss, measured
 
     def _critic_losses(self, micro: Minibatch) -> tuple[Tensor, dict[str, float]]:
-        if self._critic.caches_features:
-            feature = micro.tensor("features")
-        else:
-            with torch.no_grad():
-                inputs = self._policy.prepare(micro.observation())
-                feature = self._policy.features(inputs, adapter=self._critic.adapter)
-        values = self._critic.value(feature)
+        inputs = None if self._critic.caches_features else self._policy.prepare(micro.observation())
+        values = self._critic.value(self._feature(micro, inputs))
         error = value_loss(values, micro.tensor("old_values"), micro.tensor("returns"), self.spec.value_clip).mean()
         return self.spec.value_coef * error, {"value_loss": error.item()}
+
+    def _feature(self, micro: Minibatch, inputs: Any) -> Tensor:
+        """(M, D) that the critic reads, with a gradient only into weights of its own."""
+        if self._critic.caches_features:
+            return micro.tensor("features")
+        with torch.set_grad_enabled(self._critic.adapter == "critic"):
+            return self._policy.features(inputs, adapter=self._critic.adapter)
 
     def _step(self, trains_policy: bool) -> dict[str, float]:
         norms = {"critic_grad_norm": self._clip(self._critic_parameters)}
@@ -236,6 +255,8 @@ class Ppo:
 
     def _set_learning_rates(self, iteration: int) -> None:
         left = 1.0 - iteration / self._iterations if self.spec.lr_decay == "linear" else 1.0
-        for name, base in (("policy", self.spec.lr), ("critic", self.spec.value_lr)):
-            for group in self.optimizers[name].param_groups:
-                group["lr"] = base * left
+        risen = min(1.0, (iteration - self._critic_warmup + 1) / (self.spec.lr_warmup + 1))
+        for group, factor in zip(self.optimizers["policy"].param_groups, self._factors, strict=True):
+            group["lr"] = self.spec.lr * factor * risen * left
+        for group in self.optimizers["critic"].param_groups:
+            group["lr"] = self.spec.value_lr * left

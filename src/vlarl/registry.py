@@ -16,7 +16,7 @@ from typing import Any, get_args
 
 from vlarl.errors import EnvironmentUnusable, UsageError
 from vlarl.recipe.specs.base import PartSpec, Section
-from vlarl.recipe.specs.policies import SharedCriticSpec, TinySpec
+from vlarl.recipe.specs.policies import AdapterCriticSpec, FrozenCriticSpec, OpenVlaSpec, SharedCriticSpec, TinySpec
 from vlarl.recipe.specs.rewards import SuccessRewardSpec, UniformCurriculumSpec
 from vlarl.recipe.specs.suites import LiberoSpec, SuiteSpec, TabletopSpec
 
@@ -27,8 +27,8 @@ SIMILAR = 0.6  # below this likeness a suggestion misleads more than it helps
 BUILT_IN: Mapping[str, tuple[type[PartSpec], ...]] = MappingProxyType(
     {
         "suite": (TabletopSpec, LiberoSpec),
-        "policy": (TinySpec,),
-        "critic": (SharedCriticSpec,),
+        "policy": (TinySpec, OpenVlaSpec),
+        "critic": (SharedCriticSpec, FrozenCriticSpec, AdapterCriticSpec),
         "rewards": (SuccessRewardSpec,),
         "curriculum": (UniformCurriculumSpec,),
     }

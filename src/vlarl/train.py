@@ -110,7 +110,7 @@ class Training:
                     instructions=parts.instructions,
                     seed=recipe.seed,
                     num_steps=recipe.train.rollout.num_steps,
-                    temperature=recipe.train.temperature,
+                    temperature=recipe.train.temperature_at(i),
                     ledger=ledger,
                 )
             scored = parts.rewards.score(rollout)
@@ -380,8 +380,9 @@ def _refuse_changes(before: Recipe, after: Recipe) -> None:
         for difference in differences(before, after)
         if not any(difference.path == name or difference.path.startswith(f"{name}.") for name in RESUMABLE_FIELDS)
     ]
-    if before.train.iterations != after.train.iterations and before.ppo.lr_decay != "none":
-        changed.append("train.iterations")  # the decay is spread over them
+    spread = before.ppo.lr_decay != "none" or before.train.final_temperature is not None
+    if spread and before.train.iterations != after.train.iterations:
+        changed.append("train.iterations")  # a decay is spread over them
     if changed:
         raise RecipeError(
             f"a resumed run cannot change {', '.join(f'`{path}`' for path in changed)}",

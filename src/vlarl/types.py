@@ -27,6 +27,14 @@ class Task:
     horizon: int  # control steps until truncation
 
 
+@dataclass(frozen=True)
+class SuiteFacts:
+    """What a policy must know of the suite it acts in."""
+
+    name: str
+    image_size: int  # pixels, height and width of its frames
+
+
 @dataclass(frozen=True, order=True)
 class EpisodeSpec:
     """All that an episode depends on, besides the actions."""
@@ -105,6 +113,7 @@ class Demonstrations:
     tasks: np.ndarray  # (M,) int32, indexes ``instructions``
     instructions: tuple[str, ...]
     actions: np.ndarray  # (M, 7) float32 in [-1, 1]
+    episodes: np.ndarray  # (M,) int32, which demonstration a step is of
     num_noops: int = 0  # steps left out
     resized_from: tuple[int, ...] = ()  # sides of images that were made smaller, in pixels
 

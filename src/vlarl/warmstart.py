@@ -15,7 +15,7 @@ from typing import Any
 import vlarl
 from vlarl.digest import file_digest, json_digest
 from vlarl.errors import AssetError
-from vlarl.imitation import ImitationStats, clone
+from vlarl.imitation import ImitationStats, clone, with_label_noise
 from vlarl.policies.protocol import Policy
 from vlarl.recipe.schema import Recipe, hashed_values
 from vlarl.recipe.specs.learning import ImitationSpec
@@ -88,6 +88,8 @@ def warm_start(
         "files": [path.name for path in files],
     }
     _note(data, suite.conventions.image_size, progress)
+    if spec.label_noise:
+        dataset = with_label_noise(dataset, spec.label_noise, seed=recipe.seed)
     stats = clone(policy, dataset, spec, seed=recipe.seed, progress=progress.cloned)
     summary = {**_summary(stats), **data}
     _store(policy, folder, summary)

@@ -101,13 +101,13 @@ def test_the_seed_decides_the_first_weights(policy: TinyPolicy) -> None:
 
 
 def test_first_values_are_near_zero(policy: TinyPolicy) -> None:
-    fresh = SharedCritic(SharedCriticSpec(), feature_size=policy.feature_size, seed=3)
+    fresh = SharedCritic(SharedCriticSpec(), policy=policy, seed=3)
     assert float(values(policy, fresh, observation(32)).abs().max()) < 0.5
 
 
 def test_identity_names_the_shapes(policy: TinyPolicy) -> None:
     assert shared_critic(policy, seed=1).identity == shared_critic(policy, seed=2).identity
-    wider = SharedCritic(SharedCriticSpec(hidden_sizes=[17]), feature_size=policy.feature_size, seed=1)
+    wider = SharedCritic(SharedCriticSpec(hidden_sizes=[17]), policy=policy, seed=1)
     assert wider.identity != shared_critic(policy).identity
 
 

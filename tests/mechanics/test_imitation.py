@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,10 @@ import torch
 
 from builders import IMAGE_SIZE, INSTRUCTIONS, tiny_policy, weights
 from vlarl.errors import RunError
-from vlarl.imitation import ImitationStats, clone, learning_rate
+from vlarl.imitation import ImitationStats, clone, learning_rate, with_label_noise
 from vlarl.policies.tiny.policy import TinyPolicy
 from vlarl.recipe.specs.learning import ImitationSpec
-from vlarl.types import Demonstrations
+from vlarl.types import Demonstrations, SuiteFacts
 
 
 def demonstrations(count: int = 12, seed: int = 0) -> Demonstrations:
@@ -29,7 +30,9 @@ def demonstrations(count: int = 12, seed: int = 0) -> Demonstrations:
     actions[:, :2] = places / IMAGE_SIZE * 2 - 1
     actions[:, 2] = tasks / 2 - 0.5
     actions[:, 6] = np.where(random.random(count) < 0.5, -1.0, 1.0)
-    return Demonstrations(images=images, tasks=tasks, instructions=INSTRUCTIONS, actions=actions)
+    return Demonstrations(
+        images=images, tasks=tasks, instructions=INSTRUCTIONS, actions=actions, episodes=np.arange(count)
+    )
 
 
 def spec(**knobs: Any) -> ImitationSpec:
@@ -52,6 +55,21 @@ def test_a_small_set_is_learnt_by_heart() -> None:
     greedy = policy.sample(policy.prepare(given.observation(np.arange(12))), temperature=1.0, uniforms=None)
     wrong = np.abs(policy.decode(greedy.tokens.numpy()) - given.actions).max(axis=1)
     assert (wrong < 0.05).mean() > 0.9, "and acts so, by image and by instruction"
+
+
+def test_label_noise_gives_whole_demonstrations_another_instruction() -> None:
+    given = replace(
+        demonstrations(3000), episodes=np.arange(3000) // 3, tasks=(np.arange(3000) // 3 % 3).astype(np.int32)
+    )
+    noisy = with_label_noise(given, 0.6, seed=1)
+    tasks = noisy.tasks.reshape(1000, 3)
+    assert (tasks == tasks[:, :1]).all(), "one instruction a demonstration"
+    # 0.6 are redrawn, and a third of the draws is right by chance: 0.4 wrong, +- 3 standard deviations.
+    assert (noisy.tasks != given.tasks).mean() == pytest.approx(0.4, abs=0.047)
+    assert np.array_equal(noisy.actions, given.actions)
+    assert np.array_equal(with_label_noise(given, 0.6, seed=1).tasks, noisy.tasks)
+    assert not np.array_equal(with_label_noise(given, 0.6, seed=2).tasks, noisy.tasks)
+    assert np.array_equal(with_label_noise(given, 0.0, seed=1).tasks, given.tasks)
 
 
 def test_one_seed_one_policy() -> None:
@@ -83,7 +101,7 @@ def test_every_step_is_seen_before_one_is_seen_again() -> None:
             return super().prepare(observation)
 
     plain = tiny_policy()
-    clone(Watched(plain.spec, image_size=IMAGE_SIZE, seed=1), given, spec(updates=12), seed=1)
+    clone(Watched(plain.spec, suite=SuiteFacts("tabletop_basic", IMAGE_SIZE), seed=1), given, spec(updates=12), seed=1)
     assert len(seen) == 60
     for start in range(0, 60, 12):
         assert sorted(seen[start : start + 12]) == list(range(12))

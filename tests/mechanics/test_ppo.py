@@ -15,12 +15,13 @@ from torch import Tensor
 
 import ppo_reference
 from builders import make_batch, observation, shared_critic, tiny_policy, weights
+from vlarl.critics.frozen import FrozenCritic
 from vlarl.critics.shared import SharedCritic
-from vlarl.errors import RunError
+from vlarl.errors import RecipeError, RunError
 from vlarl.policies.tiny.policy import TinyPolicy
 from vlarl.ppo import Minibatch, Ppo, explained_variance, policy_loss, value_loss
 from vlarl.recipe.specs.learning import PpoSpec
-from vlarl.recipe.specs.policies import SharedCriticSpec
+from vlarl.recipe.specs.policies import FrozenCriticSpec
 from vlarl.types import Batch
 
 SEED = 11
@@ -345,6 +346,36 @@ def test_decay_of_the_learning_rates(parts: Parts, lr_decay: str, shares: tuple[
         assert ppo.optimizers["critic"].param_groups[0]["lr"] == pytest.approx(share * 8e-3)
 
 
+def test_the_policys_learning_rate_rises_after_the_critics_warm_up(parts: Parts) -> None:
+    policy, critic, batch = parts
+    knobs = spec(lr=4e-4, value_lr=8e-3, lr_warmup=3, epochs=1, minibatch_size=24, ratio_tolerance=1e9)
+    ppo = Ppo(knobs, policy, critic, critic_warmup=2, iterations=20, seed=SEED)
+    rates = []
+    for iteration in range(2, 8):
+        ppo.update(batch, iteration)
+        rates.append(ppo.optimizers["policy"].param_groups[0]["lr"])
+        assert ppo.optimizers["critic"].param_groups[0]["lr"] == 8e-3
+    assert rates == pytest.approx([1e-4, 2e-4, 3e-4, 4e-4, 4e-4, 4e-4])
+
+
+def test_groups_of_weights_have_their_own_share_of_the_learning_rate(parts: Parts) -> None:
+    policy, _, batch = parts
+    before = {name: [p.detach().clone() for p in group] for name, group in policy.trainable_groups().items()}
+    make_ppo(parts, lr=3e-4, group_lr={"vision": 0.1}, minibatch_size=24, epochs=1).update(batch, 0)
+    moved = {
+        name: max(float((p.detach() - old).abs().max()) for p, old in zip(group, before[name], strict=True))
+        for name, group in policy.trainable_groups().items()
+    }
+    assert moved == pytest.approx({"vision": 3e-5, "language_model": 3e-4}, rel=0.05)
+
+
+def test_a_group_that_does_not_exist_is_named(parts: Parts) -> None:
+    with pytest.raises(RecipeError, match="`vison`") as caught:
+        make_ppo(parts, group_lr={"vison": 0.1})
+    assert caught.value.code == "R219"
+    assert "vision, language_model" in str(caught.value.hint)
+
+
 def test_target_kl_ends_the_update_before_the_step_that_would_go_further(parts: Parts) -> None:
     ppo = make_ppo(parts, target_kl=1e-3, epochs=50)
     stats = ppo.update(parts[2], 0)
@@ -404,15 +435,9 @@ def test_temperature_reaches_the_scores(parts: Parts) -> None:
     assert caught.value.code == "X512"
 
 
-class FrozenFeatureCritic(SharedCritic):
-    """Reads the features that travel with the batch."""
-
-    caches_features = True
-
-
 def test_a_critic_that_keeps_features_reads_them_from_the_batch(built: Parts) -> None:
     policy = copy.deepcopy(built[0])
-    critic = FrozenFeatureCritic(SharedCriticSpec(hidden_sizes=[16]), feature_size=8, seed=1)
+    critic = FrozenCritic(FrozenCriticSpec(hidden_sizes=[16]), policy=tiny_policy(hidden_size=8), seed=1)
     features = np.random.default_rng(0).normal(size=(24, 8)).astype(np.float32)
     target = np.sign(features[:, 0])
     batch = replace(built[2], features=features, returns=target, old_values=np.zeros(24, np.float32))

@@ -244,8 +244,9 @@ def test_the_seed_decides_the_first_weights() -> None:
 
 def test_every_weight_is_trainable_and_in_one_group(policy: TinyPolicy) -> None:
     groups = policy.trainable_groups()
-    assert list(groups) == ["policy"]
-    assert {id(p) for p in groups["policy"]} == {id(p) for p in policy.parameters()}
+    assert list(groups) == ["vision", "language_model"]
+    listed = [id(p) for group in groups.values() for p in group]
+    assert sorted(listed) == sorted({id(p) for p in policy.parameters()})
 
 
 def test_weights_travel_by_state_dict(policy: TinyPolicy) -> None:

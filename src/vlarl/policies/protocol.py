@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from torch import Tensor, nn
 
+from vlarl.recipe.specs.policies import LoraSpec
 from vlarl.types import Observation
 
 AdapterName = Literal["policy", "base", "critic"]
@@ -78,6 +79,14 @@ class Policy(Protocol):
     def state_dict(self) -> dict[str, Tensor]: ...
 
     def load_state_dict(self, state: dict[str, Tensor]) -> Any: ...
+
+
+class AdaptedPolicy(Policy, Protocol):
+    """A policy whose base weights are frozen, so that others can adapt them as well."""
+
+    def add_adapter(self, name: Literal["critic"], spec: LoraSpec, *, seed: int) -> dict[str, nn.Parameter]:
+        """Adapters beside the policy's own; ``features(..., adapter=name)`` uses them. Their weights by name."""
+        ...
 
 
 class Critic(Protocol):

@@ -179,19 +179,40 @@ CODES: Mapping[str, Code] = MappingProxyType(
         ),
         "R216": Code(
             "prompt too long",
-            "A task's instruction takes more tokens than `policy.max_prompt_length`, which bounds the size of a batch. "
-            "The hint has the smallest limit that fits this instruction.",
+            "A task's instruction takes more tokens than the policy does. A tiny policy has `policy.max_prompt_length`, "
+            "which bounds the size of a batch; the hint has the smallest limit that fits this instruction. OpenVLA takes "
+            "what picture and action leave of its checkpoint's `llm_max_length`.",
         ),
         "R217": Code(
             "policy and suite disagree about actions",
             "Both state in words what the seven numbers of an action mean. Where the words differ, a policy would move "
             "the robot by numbers meant otherwise, so the run does not start.",
         ),
+        "R218": Code(
+            "no such layer to adapt",
+            "`targets` names linear layers by the last parts of their names, `q_proj` or `mlp.fc1` for example. The head "
+            "over the vocabulary is never adapted, the vision towers only with `vision: true`.",
+        ),
+        "R219": Code(
+            "no such group of weights",
+            "`ppo.group_lr` scales the learning rate of groups of the policy's trained weights. Which there are depends on "
+            "the policy: `vision` and `language_model`, with OpenVLA `projector` as well.",
+        ),
         "R220": Code(
             "not changeable on resume",
             "A resumed run computes what the run would have computed without a stop, so only what changes no number may "
             "differ: `name`, `run`, `train.iterations`, `suite.num_workers`, `suite.models_per_worker` and "
-            "`suite.renderer`. Not even `train.iterations` with `ppo.lr_decay: linear`, which spreads the decay over them.",
+            "`suite.renderer`. Not even `train.iterations` with `ppo.lr_decay: linear` or "
+            "`train.final_temperature`, which are spread over them.",
+        ),
+        "R221": Code(
+            "checkpoint without a commit",
+            "A branch of a hub repository can move, so a strict run names the commit: `hf://owner/name@` and the 40 "
+            "hexadecimal digits that the repository's history shows.",
+        ),
+        "R222": Code(
+            "malformed hub reference",
+            "A checkpoint on the hub is written `hf://owner/name@commit`; without `hf://` it is a folder on this machine.",
         ),
         "R300": Code(
             "unusable asset",
@@ -307,6 +328,61 @@ CODES: Mapping[str, Code] = MappingProxyType(
             "`vlarl merge` takes every shard of one evaluation once: the same policy, settings and protocol in all, none "
             "missing, none twice.",
         ),
+        "R370": Code(
+            "incomplete model folder",
+            "A model's folder has config.json and either model.safetensors or shards with "
+            "model.safetensors.index.json, as the hub serves them.",
+        ),
+        "R371": Code(
+            "pickled weights",
+            "The folder has weights only as .bin or .pt, which are pickles: opening one runs whatever code it holds. "
+            "vlarl reads safetensors.",
+        ),
+        "R372": Code(
+            "damaged model file",
+            "A file of the model was cut short, is missing from the shards that the index names, or is not what its name "
+            "says. Usually a download or a copy was interrupted.",
+        ),
+        "R373": Code(
+            "not an OpenVLA checkpoint",
+            "The tensors or config.json do not describe OpenVLA: DINOv2 and SigLIP towers of one grid, a projector of three "
+            "layers, and Llama with plain rotary embeddings. `policy.vision_heads` is the one size to be stated: shapes do "
+            "not tell it.",
+        ),
+        "R374": Code(
+            "weights of another precision",
+            "Weights are read as float32, float16 or bfloat16. Quantised ones cannot be trained on or exported unchanged.",
+        ),
+        "R375": Code(
+            "export exists",
+            "An export makes a new folder and never adds to or replaces one that exists.",
+        ),
+        "R376": Code(
+            "checkpoint not to be had from the hub",
+            "The repository or commit does not exist, needs a login or consent, or the hub cannot be reached and the cache "
+            "does not have all of it. HF_ENDPOINT names another hub, HF_HUB_OFFLINE=1 uses the cache alone.",
+        ),
+        "R380": Code(
+            "no statistics for the suite",
+            "An OpenVLA checkpoint's tokens mean numbers between -1 and 1; its `norm_stats` say for each data set what "
+            "these were in the data. There are none under `policy.statistics`, or, without that, under the suite's name "
+            "alone or with `_no_noops`. The message lists those there are.",
+        ),
+        "R381": Code(
+            "unusable statistics",
+            "The action statistics of the checkpoint cannot be read, or are not seven finite numbers each with q01 at most "
+            "q99, and, where there is a mask, seven of true and false.",
+        ),
+        "R382": Code(
+            "unusable image processor",
+            "`preprocessor_config.json` of the checkpoint cannot be read, or asks for something else than a bicubic resize "
+            "and two normalisations of three channels.",
+        ),
+        "R383": Code(
+            "unusable tokenizer",
+            "The checkpoint has no `tokenizer.json`, or one that does not fit the model: BOS is token 1, and the lone `▁` "
+            "that stands before the action is token 29871 where the vocabulary is Llama's.",
+        ),
         "U200": Code(
             "wrong command line",
             "A command got options or arguments it cannot use; `vlarl COMMAND --help` lists them.",
@@ -339,6 +415,15 @@ CODES: Mapping[str, Code] = MappingProxyType(
             "Shards and videos of the expert or of random actions need `--out`; videos are of whole evaluations.",
         ),
         "U230": Code("no expert", "There is no scripted expert for this task; the hint lists those that have one."),
+        "U240": Code(
+            "not a machine",
+            "`vlarl plan` takes `--gpu` as a size of memory, such as `80GB`, and `--num-gpus` as a number above 0; without "
+            "`--gpu` it plans for the GPUs that nvidia-smi lists.",
+        ),
+        "U241": Code(
+            "unknown sizes",
+            "`vlarl plan` computes from sizes and knows those of the built-in policies only.",
+        ),
         **OF_RUNS,
     }
 )

@@ -19,7 +19,7 @@ from vlarl.policies.tiny.tokenizer import PAD, VOCABULARY_SIZE, encode_prompt, l
 from vlarl.policies.tiny.vision import KeypointEncoder
 from vlarl.recipe.specs.policies import TinySpec
 from vlarl.seeding import seed_torch
-from vlarl.types import Observation
+from vlarl.types import Observation, SuiteFacts
 
 _INIT_STD = 0.06  # larger than a big model's 0.02: at this width that starts too close to linear
 _TEXT_BUCKET = 4  # prompts are padded to a multiple of this, so that few shapes occur
@@ -41,15 +41,15 @@ class TinyPolicy(nn.Module):
     num_bins = NUM_BINS
     action_convention = ACTION_CONVENTION
 
-    def __init__(self, spec: TinySpec, *, image_size: int, seed: int) -> None:
+    def __init__(self, spec: TinySpec, *, suite: SuiteFacts, seed: int) -> None:
         super().__init__()
         self.spec = spec
         self.feature_size = spec.hidden_size
-        self._image_size = image_size
+        self._image_size = suite.image_size
         self._encoded: dict[str, list[int]] = {}
         seed_torch(seed, "policy-init")
         self.vision = KeypointEncoder(
-            image_size=image_size,
+            image_size=suite.image_size,
             num_keypoints=spec.num_keypoints,
             num_tokens=spec.num_visual_tokens,
             width=spec.hidden_size,
@@ -106,7 +106,7 @@ class TinyPolicy(nn.Module):
         return encode_actions(actions)
 
     def trainable_groups(self) -> dict[str, list[nn.Parameter]]:
-        return {"policy": [p for p in self.parameters() if p.requires_grad]}
+        return {"vision": list(self.vision.parameters()), "language_model": list(self.language_model.parameters())}
 
     def _encode(self, instruction: str) -> list[int]:
         ids = self._ids(instruction)

@@ -27,6 +27,9 @@ class ImitationSpec(Section):
         0.3, description="Standard deviation of noise on the expert's executed translation; the labels stay clean."
     )
     noise_fraction: Fraction = Field(0.5, description="Share of steps on which that noise acts.")
+    label_noise: Fraction = Field(
+        0.0, description="Share of demonstrations that get an instruction drawn from all of theirs, whatever they show."
+    )
     drop_noops: bool = Field(
         False,
         description="Leave out steps that ask for no motion and no change of the gripper, by the rule of OpenVLA's "
@@ -45,8 +48,14 @@ class PpoSpec(Section):
 
     lr: PositiveFloat = Field(2e-5, description="Policy learning rate.")
     value_lr: PositiveFloat = Field(5e-5, description="Critic learning rate.")
+    group_lr: dict[str, NonNegativeFloat] = Field(
+        {}, description="Factors on `lr` for groups of the policy's weights by name, `vision: 0.1` for example."
+    )
     lr_decay: Literal["none", "linear"] = Field(
         "none", description="Decay of both learning rates to zero over the run."
+    )
+    lr_warmup: NonNegativeInt = Field(
+        0, description="Iterations in which the policy's learning rate rises linearly, after the critic's warm-up."
     )
     gamma: Fraction = Field(0.99, description="Discount per control step.")
     gae_lambda: Fraction = Field(0.95, description="Generalised advantage estimation.")
@@ -91,6 +100,9 @@ class TrainSpec(Section):
     iterations: PositiveInt = Field(100, description="Iterations of collect, score, update.")
     rollout: StepsRolloutSpec = StepsRolloutSpec()
     temperature: PositiveFloat = Field(1.0, description="Sampling temperature of the rollout.")
+    final_temperature: PositiveFloat | None = Field(
+        None, description="Temperature of the last iteration, reached linearly; absent: the same all along."
+    )
     critic_warmup: NonNegativeInt = Field(5, description="First iterations that train the critic only.")
     torch_threads: PositiveInt = Field(
         2, description="Intra-op threads of torch in updates; they change sums in the last bit, so they are hashed."
@@ -98,6 +110,12 @@ class TrainSpec(Section):
     rollout_threads: PositiveInt = Field(
         1, description="The same while episodes run, rollout and evaluation: the simulator needs the other cores."
     )
+
+    def temperature_at(self, iteration: int) -> float:
+        """Sampling temperature of an iteration, counted from 0."""
+        last = self.temperature if self.final_temperature is None else self.final_temperature
+        progress = iteration / max(1, self.iterations - 1)
+        return self.temperature + (last - self.temperature) * progress
 
 
 class EvaluationSpec(Section):

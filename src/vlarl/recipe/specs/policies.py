@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from vlarl.recipe.specs.base import PartSpec, PositiveInt
+from vlarl.recipe.specs.base import PartSpec, PositiveInt, Section
 
 
 class TinySpec(PartSpec):
@@ -25,6 +25,57 @@ class TinySpec(PartSpec):
     )
 
 
+class LoraSpec(Section):
+    """Low-rank adapters (peft) on the linear layers of the policy; the head over the vocabulary is left alone."""
+
+    rank: PositiveInt = Field(32, description="Rank of every adapter.")
+    alpha: PositiveInt = Field(16, description="Adapters are scaled by alpha / rank.")
+    targets: Literal["all-linear"] | list[str] = Field(
+        "all-linear", description="Linear layers to adapt: all of them, or those whose name ends with one of a list."
+    )
+    vision: bool = Field(True, description="Adapt the vision towers as well as projector and language model.")
+
+
+class OpenVlaSpec(PartSpec):
+    """OpenVLA: DINOv2 and SigLIP towers, projector, Llama; 7 action tokens one after the other."""
+
+    target: ClassVar[str] = "vlarl.policies.openvla.policy:OpenVlaPolicy"
+    unhashed: ClassVar[frozenset[str]] = frozenset({"device"})
+
+    kind: Literal["openvla"] = "openvla"
+    checkpoint: str = Field(
+        description="Folder in Hugging Face layout, or hf://owner/name@commit; a strict run needs the commit."
+    )
+    statistics: str | None = Field(
+        None,
+        description="Key of the checkpoint's `norm_stats`; absent: the suite's name, alone or with `_no_noops`.",
+    )
+    images: Literal["libero", "plain"] = Field(
+        "libero",
+        description="What happens to a frame before the model: `libero` is OpenVLA's evaluation on LIBERO (JPEG round "
+        "trip, Lanczos to the model's size, centre crop), `plain` a bicubic resize.",
+    )
+    centre_crop: bool = Field(
+        True, description="`libero` only: crop to 0.9 of the area, as fine-tunes with image augmentation expect."
+    )
+    dtype: Literal["bfloat16", "float32"] = Field(
+        "bfloat16", description="Precision of the frozen weights and of the model's arithmetic."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where the model runs; `auto` takes a GPU when there is one."
+    )
+    lora: LoraSpec | None = Field(LoraSpec(), description="Adapters to train; null trains every weight.")
+    gradient_checkpointing: bool = Field(
+        True, description="Recompute each block in the backward pass instead of keeping its activations."
+    )
+    vision_heads: PositiveInt = Field(
+        16, description="Attention heads of both towers: 16 in the published checkpoints; the shapes do not tell."
+    )
+    prompt_bucket: PositiveInt = Field(
+        8, description="Prompts are padded to a multiple of this many text tokens, so that few shapes occur."
+    )
+
+
 class SharedCriticSpec(PartSpec):
     """A value head on the policy's feature of the last unpadded prompt token."""
 
@@ -33,3 +84,22 @@ class SharedCriticSpec(PartSpec):
     kind: Literal["shared"] = "shared"
     hidden_sizes: list[PositiveInt] = Field([128], description="Hidden layers of the value head (fp32, GELU).")
     stop_gradient: bool = Field(True, description="Keep the value loss out of the policy's weights.")
+
+
+class FrozenCriticSpec(PartSpec):
+    """A value head on the feature of the base weights, adapters off: constant, computed once in the rollout."""
+
+    target: ClassVar[str] = "vlarl.critics.frozen:FrozenCritic"
+
+    kind: Literal["frozen"] = "frozen"
+    hidden_sizes: list[PositiveInt] = Field([512, 128], description="Hidden layers of the value head (fp32, GELU).")
+
+
+class AdapterCriticSpec(PartSpec):
+    """A value head with low-rank adapters of its own on the policy's base weights."""
+
+    target: ClassVar[str] = "vlarl.critics.adapter:AdapterCritic"
+
+    kind: Literal["adapter"] = "adapter"
+    hidden_sizes: list[PositiveInt] = Field([512, 128], description="Hidden layers of the value head (fp32, GELU).")
+    lora: LoraSpec = Field(LoraSpec(), description="The critic's adapters.")
