@@ -39,7 +39,8 @@ error[R102]: unknown key `gamma` in `train`
    |
  1 | train: {gamma: 0.9}
    |         ^^^^^
-   = keys of `train`: iterations, rollout, temperature, critic_warmup, torch_threads, rollout_threads
+   = keys of `train`: iterations, rollout, temperature, final_temperature, critic_warmup, torch_threads,
+     rollout_threads
 
 hint: it belongs to `ppo.gamma`""",
     "ppo:\n  extends: a.yaml\n": """\
@@ -48,9 +49,9 @@ error[R102]: unknown key `extends` in `ppo`
    |
  2 |   extends: a.yaml
    |   ^^^^^^^
-   = keys of `ppo`: lr, value_lr, lr_decay, gamma, gae_lambda, clip, value_clip, value_coef, entropy_bonus, epochs,
-     minibatch_size, micro_batch_size, max_grad_norm, target_kl, normalize_advantages, truncation, old_log_probs,
-     ratio_tolerance, adam_eps
+   = keys of `ppo`: lr, value_lr, group_lr, lr_decay, lr_warmup, gamma, gae_lambda, clip, value_clip, value_coef,
+     entropy_bonus, epochs, minibatch_size, micro_batch_size, max_grad_norm, target_kl, normalize_advantages,
+     truncation, old_log_probs, ratio_tolerance, adam_eps
 
 hint: `extends` stands at the top level""",
     "rewards: [{weight: 2.0}]": """\

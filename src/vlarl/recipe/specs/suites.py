@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator
 
 from vlarl.recipe.specs.base import PartSpec, PositiveInt
 
@@ -73,6 +73,11 @@ class TabletopSpec(SuiteSpec):
         return _TABLETOP_TASKS[self.name]
 
 
+# Numbers become names while a recipe is read; editors are told that both may be written.
+_NAME_OR_NUMBER = {"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 0}]}
+TaskReference = Annotated[str, WithJsonSchema(_NAME_OR_NUMBER)]
+
+
 class LiberoSpec(SuiteSpec):
     """LIBERO on robosuite 1.4 and MuJoCo 3.1.6: real tasks, official init states for evaluation."""
 
@@ -82,7 +87,7 @@ class LiberoSpec(SuiteSpec):
     name: Literal["libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90"] = Field(
         "libero_goal", description="Which set of tasks."
     )
-    tasks: list[str] | None = Field(
+    tasks: list[TaskReference] | None = Field(
         None, description="Tasks to use, by name or by number in the suite; all when absent.", min_length=1
     )
     num_envs: PositiveInt = Field(16, description="Env slots stepped side by side; part of the recipe's identity.")
