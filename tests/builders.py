@@ -50,8 +50,11 @@ def make_batch(policy: Policy, critic: Critic, size: int, *, seed: int = 0, imag
     random = np.random.default_rng(seed)
     seen = observation(size, seed=seed, image_size=image_size)
     with torch.no_grad():
-        sampled = policy.sample(policy.prepare(seen), temperature=1.0, uniforms=random.random((size, 7)))
-        values = critic.value(sampled.feature).numpy()
+        inputs = policy.prepare(seen)
+        sampled = policy.sample(inputs, temperature=1.0, uniforms=random.random((size, 7)))
+        own = critic.adapter == "policy"
+        feature = sampled.feature if own else policy.features(inputs, adapter=critic.adapter)
+        values = critic.value(feature).numpy()
     advantages = random.normal(size=size).astype(np.float32)
     return Batch(
         images=seen.images,
@@ -62,7 +65,7 @@ def make_batch(policy: Policy, critic: Critic, size: int, *, seed: int = 0, imag
         old_values=values,
         advantages=advantages,
         returns=values + advantages,
-        features=None,
+        features=feature.numpy() if critic.caches_features else None,
         temperature=1.0,
     )
 

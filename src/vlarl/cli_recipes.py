@@ -82,6 +82,40 @@ def show(
             console.say("no differences")
 
 
+@command("plan", RECIPES)
+def plan(
+    console: Console,
+    recipe: RecipeArgument,
+    overrides: Overrides = [],  # noqa: B006
+    gpu: Annotated[
+        str | None, typer.Option("--gpu", metavar="SIZE", help="Plan for GPUs of this memory, such as 80GB.")
+    ] = None,
+    num_gpus: Annotated[
+        int | None, typer.Option("--num-gpus", metavar="N", help="How many of them; 1, or what this machine has.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Also write the plan there, as JSON.")
+    ] = None,
+) -> None:
+    """Say what a run will take: parameters, memory, work, time, disk, and whether it fits."""
+    from vlarl.plan import make_plan
+    from vlarl.plan_machine import named_machine, this_machine
+    from vlarl.plan_text import plan_text
+    from vlarl.recipe.load import load_recipe
+    from vlarl.recipe.shipped import find_recipe
+    from vlarl.run.files import disk_errors, write_json
+
+    loaded = load_recipe(find_recipe(recipe), overrides)
+    machine = named_machine(gpu, 1 if num_gpus is None else num_gpus) if gpu is not None else this_machine(num_gpus)
+    made = make_plan(loaded.recipe, machine)
+    if out is not None:
+        with disk_errors(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_json(out, made.as_data())
+    console.document(plan=made.as_data(), diagnostics=loaded.warnings)
+    console.data(plan_text(made))
+
+
 @command("list", LEARN)
 def list_(
     console: Console,

@@ -78,6 +78,7 @@ finally:
         ("show", "smoke", "--resolved"),
         ("explain", "ppo.lr"),
         ("schema",),
+        ("plan", "libero_goal", "--gpu", "80GB"),
     ],
 )
 def test_no_heavy_library_is_loaded(words: tuple[str, ...]) -> None:
@@ -96,7 +97,7 @@ def test_help_states_every_exit_status(vlarl_command: Any) -> None:
     text = " ".join(vlarl_command("--help").out.split())
     for status in Exit:
         assert f" {int(status)} " in text
-    for word in ("init", "validate", "show", "list", "explain", "schema"):
+    for word in ("init", "validate", "show", "plan", "list", "explain", "schema"):
         assert word in text
         assert "Exit status: 0 ok" in vlarl_command(word, "--help").out
         assert "--json" in vlarl_command(word, "--help").out
@@ -228,7 +229,7 @@ def test_init_writes_the_same_recipe_with_comments(vlarl_command: Any, name: str
     text = Path("mine.yaml").read_text(encoding="utf-8")
     assert text.startswith("# yaml-language-server: $schema=")
     assert "# Root of all randomness" in text
-    assert ("num_keypoints:" in text) == full
+    assert ("tensorboard:" in text) == full
     assert "vlarl validate mine.yaml" in done.err
 
 

@@ -23,7 +23,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
 SPAN = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 PLACEHOLDER = re.compile(r"[A-Z][A-Z_|:,.=]*")
-SAFE = ("validate", "show", "list", "explain", "schema", "init")
+SAFE = ("validate", "show", "plan", "list", "explain", "schema", "init")
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def test_a_command_and_its_options_exist(command: Command) -> None:
 
 @pytest.mark.parametrize("command", [command for command in VLARL if command.whole], ids=str)
 def test_recipes_named_in_commands_exist(command: Command) -> None:
-    if command.words[1] in ("train", "sft", "validate", "show"):
+    if command.words[1] in ("train", "sft", "validate", "show", "plan"):
         recipe = command.words[2]
         assert (ROOT / recipe).is_file() or recipe in shipped_recipes() or not recipe.startswith("recipes/")
     named = [word for word in command.words if word.startswith("recipes/")]

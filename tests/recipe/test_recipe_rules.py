@@ -75,6 +75,26 @@ def test_a_rule_about_defaults_alone_says_so() -> None:
     assert (idle.code, idle.severity, idle.line) == ("R214", "warning", 1)
 
 
+@pytest.mark.parametrize("commit", ["", "@main", "@" + "a" * 39, "@" + "A" * 40, "@" + "a" * 41])
+def test_a_strict_run_needs_a_whole_commit(commit: str) -> None:
+    text = "imitation: null\ndeterminism: {}\npolicy: {{kind: openvla, checkpoint: 'hf://openvla/openvla-7b{}'}}"
+    (found,) = diagnostics(text.format("strict", commit))
+    assert (found.code, found.hint) == (
+        "R221",
+        "copy it from the page's history and write hf://openvla/openvla-7b@COMMIT",
+    )
+    assert diagnostics(text.format("strict", "@" + "a" * 40)) == ()
+    assert diagnostics(text.format("seeded", commit)) == ()
+
+
+@pytest.mark.parametrize("kind", ["frozen", "adapter"])
+def test_a_critic_on_base_weights_needs_adapters(kind: str) -> None:
+    text = f"imitation: null\ncritic: {{kind: {kind}}}\npolicy: {{kind: openvla, checkpoint: x}}"
+    assert diagnostics(text) == ()
+    (found,) = diagnostics(text.replace("checkpoint: x", "checkpoint: x, lora: null"))
+    assert found.code == "R223"
+
+
 def test_the_task_of_another_suite_is_unknown() -> None:
     assert diagnostics("suite: {name: tabletop_10, tasks: [press_button]}\nimitation: {num_episodes: 1}") == ()
     (found,) = diagnostics("suite: {name: tabletop_basic, tasks: [press_button]}")

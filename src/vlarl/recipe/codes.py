@@ -209,10 +209,19 @@ CODES: Mapping[str, Code] = MappingProxyType(
             "checkpoint without a commit",
             "A branch of a hub repository can move, so a strict run names the commit: `hf://owner/name@` and the 40 "
             "hexadecimal digits that the repository's history shows.",
+            "determinism: strict\nimitation: null\npolicy: {kind: openvla, checkpoint: 'hf://openvla/openvla-7b@main'}",
+            "determinism: strict\nimitation: null\npolicy: {kind: openvla, checkpoint: checkpoints/openvla-7b}",
         ),
         "R222": Code(
             "malformed hub reference",
             "A checkpoint on the hub is written `hf://owner/name@commit`; without `hf://` it is a folder on this machine.",
+        ),
+        "R223": Code(
+            "critic without base weights",
+            "The critics `frozen` and `adapter` read what the policy's base weights compute without the policy's adapters. "
+            "A policy whose weights are all trained has no such weights.",
+            "critic: {kind: frozen}",
+            "critic: {kind: shared}",
         ),
         "R300": Code(
             "unusable asset",

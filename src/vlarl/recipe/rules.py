@@ -5,12 +5,15 @@ Each rule reads a valid recipe and yields findings; it knows nothing of files or
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from vlarl.recipe.schema import Recipe
-from vlarl.recipe.specs.policies import TinySpec
+from vlarl.recipe.specs.policies import AdapterCriticSpec, FrozenCriticSpec, TinySpec
 from vlarl.registry import suggest
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,27 @@ def strict_pixels(recipe: Recipe) -> Iterator[Finding]:
         yield Finding("R215", reads[0], message, reads, hint=hint, severity="warning")
 
 
+def critics_have_base_weights(recipe: Recipe) -> Iterator[Finding]:
+    if isinstance(recipe.critic, FrozenCriticSpec | AdapterCriticSpec):
+        policy = recipe.policy
+        if isinstance(policy, TinySpec) or getattr(policy, "lora", None) is None:
+            message = (
+                f"critic `{recipe.critic.kind}` reads the policy's base weights, "
+                "and only a policy trained through adapters keeps them"
+            )
+            hint = "`critic: {kind: shared}` works with every policy"
+            yield Finding("R223", "critic.kind", message, ("critic.kind", "policy.kind", "policy.lora"), hint=hint)
+
+
+def checkpoints_are_pinned(recipe: Recipe) -> Iterator[Finding]:
+    reference = getattr(recipe.policy, "checkpoint", "")
+    name, _, commit = reference.partition("@")
+    if recipe.determinism == "strict" and name.startswith("hf://") and not _COMMIT.fullmatch(commit):
+        message = f"`determinism: strict` needs a commit of 40 hexadecimal digits with {name}"
+        hint = f"copy it from the page's history and write {name}@COMMIT"
+        yield Finding("R221", "policy.checkpoint", message, ("policy.checkpoint", "determinism"), hint=hint)
+
+
 RULES: tuple[Rule, ...] = (
     minibatches_fill_the_rollout,
     micro_batches_fill_the_minibatch,
@@ -210,6 +234,8 @@ RULES: tuple[Rule, ...] = (
     stored_batches_are_reached,
     workers_have_slots,
     strict_pixels,
+    critics_have_base_weights,
+    checkpoints_are_pinned,
 )
 
 
