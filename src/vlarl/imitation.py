@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -30,17 +30,6 @@ def learning_rate(spec: ImitationSpec, update: int) -> float:
         return spec.lr * (update + 1) / spec.warmup_updates
     progress = (update - spec.warmup_updates) / max(1, spec.updates - spec.warmup_updates)
     return spec.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
-
-
-def with_label_noise(demonstrations: Demonstrations, share: float, *, seed: int) -> Demonstrations:
-    """That share of the demonstrations under an instruction drawn from all of theirs, the right one included."""
-    random = generator(seed, "label-noise")
-    tasks = demonstrations.tasks.copy()
-    for episode in np.unique(demonstrations.episodes):
-        redrawn, drawn = random.random() < share, random.integers(len(demonstrations.instructions))
-        if redrawn:
-            tasks[demonstrations.episodes == episode] = drawn
-    return replace(demonstrations, tasks=tasks)
 
 
 def clone(

@@ -113,7 +113,6 @@ class Demonstrations:
     tasks: np.ndarray  # (M,) int32, indexes ``instructions``
     instructions: tuple[str, ...]
     actions: np.ndarray  # (M, 7) float32 in [-1, 1]
-    episodes: np.ndarray  # (M,) int32, which demonstration a step is of
     num_noops: int = 0  # steps left out
     resized_from: tuple[int, ...] = ()  # sides of images that were made smaller, in pixels
 

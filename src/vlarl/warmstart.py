@@ -15,7 +15,7 @@ from typing import Any
 import vlarl
 from vlarl.digest import file_digest, json_digest
 from vlarl.errors import AssetError
-from vlarl.imitation import ImitationStats, clone, with_label_noise
+from vlarl.imitation import ImitationStats, clone
 from vlarl.policies.protocol import Policy
 from vlarl.recipe.schema import Recipe, hashed_values
 from vlarl.recipe.specs.learning import ImitationSpec
@@ -88,8 +88,6 @@ def warm_start(
         "files": [path.name for path in files],
     }
     _note(data, suite.conventions.image_size, progress)
-    if spec.label_noise:
-        dataset = with_label_noise(dataset, spec.label_noise, seed=recipe.seed)
     stats = clone(policy, dataset, spec, seed=recipe.seed, progress=progress.cloned)
     summary = {**_summary(stats), **data}
     _store(policy, folder, summary)
@@ -104,7 +102,7 @@ def obtain_demonstrations(
         return Path(spec.demonstrations).expanduser()
     wanted = {
         "suite": hashed_values(suite_spec),
-        **spec.model_dump(include={"num_episodes", "noise", "noise_fraction"}),
+        **spec.model_dump(include={"num_episodes", "noise", "noise_fraction", "bias"}),
         "seed": seed,
         **_environment(),
     }
@@ -130,6 +128,7 @@ def record_experts(
             num_episodes=share + (task.index < rest),
             noise=spec.noise,
             noise_fraction=spec.noise_fraction,
+            bias=tuple(spec.bias),
             seed=seed,
             path=folder / f"{task.name}_demo.hdf5",
         )

@@ -48,7 +48,6 @@ def test_demonstrations_give_each_row_its_own_instruction() -> None:
         tasks=np.array([1, 0, 1, 0], np.int32),
         instructions=("push", "pick"),
         actions=np.zeros((4, 7), np.float32),
-        episodes=np.arange(4),
     )
     seen = demonstrations.observation(np.array([2, 1]))
     assert len(demonstrations) == 4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 
 from builders import IMAGE_SIZE, INSTRUCTIONS, tiny_policy, weights
 from vlarl.errors import RunError
-from vlarl.imitation import ImitationStats, clone, learning_rate, with_label_noise
+from vlarl.imitation import ImitationStats, clone, learning_rate
 from vlarl.policies.tiny.policy import TinyPolicy
 from vlarl.recipe.specs.learning import ImitationSpec
 from vlarl.types import Demonstrations, SuiteFacts
@@ -30,9 +29,7 @@ def demonstrations(count: int = 12, seed: int = 0) -> Demonstrations:
     actions[:, :2] = places / IMAGE_SIZE * 2 - 1
     actions[:, 2] = tasks / 2 - 0.5
     actions[:, 6] = np.where(random.random(count) < 0.5, -1.0, 1.0)
-    return Demonstrations(
-        images=images, tasks=tasks, instructions=INSTRUCTIONS, actions=actions, episodes=np.arange(count)
-    )
+    return Demonstrations(images=images, tasks=tasks, instructions=INSTRUCTIONS, actions=actions)
 
 
 def spec(**knobs: Any) -> ImitationSpec:
@@ -55,21 +52,6 @@ def test_a_small_set_is_learnt_by_heart() -> None:
     greedy = policy.sample(policy.prepare(given.observation(np.arange(12))), temperature=1.0, uniforms=None)
     wrong = np.abs(policy.decode(greedy.tokens.numpy()) - given.actions).max(axis=1)
     assert (wrong < 0.05).mean() > 0.9, "and acts so, by image and by instruction"
-
-
-def test_label_noise_gives_whole_demonstrations_another_instruction() -> None:
-    given = replace(
-        demonstrations(3000), episodes=np.arange(3000) // 3, tasks=(np.arange(3000) // 3 % 3).astype(np.int32)
-    )
-    noisy = with_label_noise(given, 0.6, seed=1)
-    tasks = noisy.tasks.reshape(1000, 3)
-    assert (tasks == tasks[:, :1]).all(), "one instruction a demonstration"
-    # 0.6 are redrawn, and a third of the draws is right by chance: 0.4 wrong, +- 3 standard deviations.
-    assert (noisy.tasks != given.tasks).mean() == pytest.approx(0.4, abs=0.047)
-    assert np.array_equal(noisy.actions, given.actions)
-    assert np.array_equal(with_label_noise(given, 0.6, seed=1).tasks, noisy.tasks)
-    assert not np.array_equal(with_label_noise(given, 0.6, seed=2).tasks, noisy.tasks)
-    assert np.array_equal(with_label_noise(given, 0.0, seed=1).tasks, given.tasks)
 
 
 def test_one_seed_one_policy() -> None:

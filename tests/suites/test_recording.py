@@ -19,7 +19,14 @@ from vlarl.types import Trajectory
 
 
 def job(path: Path, spec: ScriptedSpec | None = None, **fields: Any) -> RecordingJob:
-    blank: dict[str, Any] = {"task": 0, "num_episodes": 4, "noise": 0.4, "noise_fraction": 0.5, "seed": 3}
+    blank: dict[str, Any] = {
+        "task": 0,
+        "num_episodes": 4,
+        "noise": 0.4,
+        "noise_fraction": 0.5,
+        "seed": 3,
+        "bias": (0, 0, 0),
+    }
     return RecordingJob(suite=spec or ScriptedSpec(), path=path, **{**blank, **fields})
 
 
@@ -46,7 +53,9 @@ def test_one_job_one_result(tmp_path: Path) -> None:
     assert same(found, recorded(tmp_path / "b.hdf5"))
 
 
-@pytest.mark.parametrize("change", [{"seed": 4}, {"task": 1}, {"noise": 0.1}, {"noise_fraction": 0.2}])
+@pytest.mark.parametrize(
+    "change", [{"seed": 4}, {"task": 1}, {"noise": 0.1}, {"noise_fraction": 0.2}, {"bias": (0, 0.1, 0)}]
+)
 def test_what_a_job_says_matters(tmp_path: Path, change: dict[str, Any]) -> None:
     assert not same(recorded(tmp_path / "a.hdf5"), recorded(tmp_path / "b.hdf5", **change))
 
@@ -88,6 +97,19 @@ def test_labels_are_the_experts_own_where_noise_has_brought_it(tmp_path: Path) -
         places, goals = each.signals["states"][:, :3], each.signals["states"][:, 3:]
         for away, label in zip(goals - places, each.actions, strict=True):
             assert np.array_equal(label, expert_action(away, simulation))
+
+
+def test_a_bias_is_in_the_labels_and_stays_in_range(tmp_path: Path) -> None:
+    simulation = ScriptedSuite(ScriptedSpec()).simulation(0)
+    clipped = 0
+    for each in recorded(tmp_path / "a.hdf5", noise=0.3, noise_fraction=1.0, bias=(0.2, 0.0, -0.1)):
+        places, goals = each.signals["states"][:, :3], each.signals["states"][:, 3:]
+        for away, label in zip(goals - places, each.actions, strict=True):
+            meant = expert_action(away, simulation)
+            meant[:3] += np.float32((0.2, 0.0, -0.1))
+            clipped += int(np.abs(meant[:3]).max() > 1.0)
+            assert np.array_equal(label, np.clip(meant, -1.0, 1.0))
+    assert clipped > 0
 
 
 def test_noise_moves_the_translation_alone_and_stays_in_range(tmp_path: Path) -> None:

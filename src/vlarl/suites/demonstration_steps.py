@@ -69,7 +69,6 @@ def load_demonstrations(
     return Demonstrations(
         images=np.concatenate(images),
         tasks=np.concatenate(tasks),
-        episodes=np.repeat(np.arange(len(tasks), dtype=np.int32), [len(each) for each in tasks]),
         instructions=tuple(instructions),
         actions=np.concatenate(actions),
         num_noops=num_noops,

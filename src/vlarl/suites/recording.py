@@ -32,6 +32,7 @@ class RecordingJob:
     num_episodes: int  # successful ones
     noise: float  # standard deviation on the executed translation
     noise_fraction: float  # share of steps it acts on
+    bias: tuple[float, ...]  # (3,), added to the expert's translation
     seed: int
     path: Path
 
@@ -99,7 +100,7 @@ def record(job: RecordingJob) -> RecordingResult:
 
 
 def record_episode(suite: Suite, simulation: Simulation, spec: EpisodeSpec, job: RecordingJob) -> Trajectory:
-    """One expert episode. Labels are the expert's; noise goes only into what is executed."""
+    """One expert episode. Labels are the expert's, its bias included; noise goes only into what is executed."""
     simulation.begin(spec)
     expert = suite.expert(simulation)
     noise = generator(job.seed, "demo-noise", simulation.task.name, spec.init)
@@ -111,6 +112,7 @@ def record_episode(suite: Suite, simulation: Simulation, spec: EpisodeSpec, job:
         simulation.render_into(image)
         signals.append(suite.demonstration_arrays(simulation))
         label = expert.act()
+        label[:3] = np.clip(label[:3] + np.float32(job.bias), -1.0, 1.0)
         action = label.copy()
         if noise.random() < job.noise_fraction:
             action[:3] = np.clip(action[:3] + noise.normal(0.0, job.noise, 3), -1.0, 1.0)

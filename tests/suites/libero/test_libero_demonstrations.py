@@ -110,6 +110,7 @@ def test_what_collect_recorded_reproduces_to_the_bit(tmp_path: Path) -> None:
             num_episodes=1,
             noise=0.1,
             noise_fraction=0.5,
+            bias=(0.0, 0.0, 0.0),
             seed=3,
             path=tmp_path / f"{TASK}_demo.hdf5",
         )

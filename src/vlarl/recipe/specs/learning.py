@@ -27,8 +27,12 @@ class ImitationSpec(Section):
         0.3, description="Standard deviation of noise on the expert's executed translation; the labels stay clean."
     )
     noise_fraction: Fraction = Field(0.5, description="Share of steps on which that noise acts.")
-    label_noise: Fraction = Field(
-        0.0, description="Share of demonstrations that get an instruction drawn from all of theirs, whatever they show."
+    bias: list[float] = Field(
+        [0.0, 0.0, 0.0],
+        description="Constant error of the recorded expert's translation, in units of an action: a demonstrator whose "
+        "arm is badly calibrated. Labels have it too.",
+        min_length=3,
+        max_length=3,
     )
     drop_noops: bool = Field(
         False,
