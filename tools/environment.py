@@ -186,15 +186,12 @@ def install_torch(pip: Pip, venv: Path, variant: str, attempts: Sequence[Attempt
     fail(f"torch {version} could not be installed", "check the network, or PIP_INDEX_URL of a mirror that has it")
 
 
-def install_rest(pip: Pip, lock: str, extras: frozenset[str]) -> None:
-    """Everything but torch, under the lock, then vlarl itself in place."""
+def install_rest(pip: Pip, lock: str, extras: frozenset[str], *, project: bool = True) -> None:
+    """Everything but torch, under the lock, then with ``project`` vlarl itself in place."""
     say(f"installing the packages of locks/{lock}" + (f" for {', '.join(sorted(extras))}" if extras else ""))
-    steps = (
-        ("install", "--quiet", "--constraint", f"locks/{lock}", *requirements(extras)),
-        ("install", "--quiet", "--no-deps", "--no-build-isolation", "--editable", "."),
-        ("check",),
-    )
-    for words in steps:
+    packages = ("install", "--quiet", "--constraint", f"locks/{lock}", *requirements(extras))
+    in_place = ("install", "--quiet", "--no-deps", "--no-build-isolation", "--editable", ".")
+    for words in (packages, *((in_place,) if project else ()), ("check",)):
         done = pip(*words)
         if done.returncode != 0:
             print(done.stdout + done.stderr, file=sys.stderr)
@@ -206,6 +203,7 @@ def main() -> None:
     parser.add_argument("--venv", type=Path, default=Path(".venv"))
     parser.add_argument("--variant", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--extras", default="", help="comma-separated")
+    parser.add_argument("--no-project", action="store_true", help="leave vlarl itself out, for an image's own layer")
     options = parser.parse_args()
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         fail("the locks are for Linux x86-64", "elsewhere `pip install -e .` installs without a lock")
@@ -224,7 +222,7 @@ def main() -> None:
     attempts = torch_attempts(variant, locked_version("torch", variant), cpu_index)
     requirements(extras)  # names an unknown extra before anything is downloaded
     source, variant = install_torch(pip, venv, variant, attempts)
-    install_rest(pip, lock_name(variant), extras)
+    install_rest(pip, lock_name(variant), extras, project=not options.no_project)
     finish(venv, asked, extras, variant, source)
 
 

@@ -12,6 +12,7 @@ from vlarl.errors import AssetError, RecipeError
 from vlarl.memory import keep_freed_memory
 from vlarl.ppo import Ppo
 from vlarl.recipe.schema import Recipe
+from vlarl.recipe.specs.policies import OpenVlaSpec
 from vlarl.registry import build
 from vlarl.rewards.combine import Rewards
 from vlarl.run import checkpoint
@@ -49,10 +50,13 @@ def build_suite(recipe: Recipe) -> Suite:
     return suite
 
 
-def build_policy(recipe: Recipe, suite: Suite) -> Policy:
-    """The policy with its initial weights; RecipeError when it and the suite mean different things by an action."""
+def build_policy(recipe: Recipe, suite: Suite, **more: Any) -> Policy:
+    """The policy with its initial weights; RecipeError when it and the suite mean different things by an action.
+
+    ``more`` is what only policies of that kind are told.
+    """
     facts = SuiteFacts(name=suite.name, image_size=suite.conventions.image_size)
-    policy: Policy = build(recipe.policy, suite=facts, seed=recipe.seed)
+    policy: Policy = build(recipe.policy, suite=facts, seed=recipe.seed, **more)
     if policy.action_convention != suite.conventions.action:
         raise RecipeError(
             f"policy and suite disagree about actions: the policy gives «{policy.action_convention}», "
@@ -94,9 +98,10 @@ class LoadedPolicy:
     policy: Policy
     recipe: Recipe
     suite: Suite
-    iteration: int
+    iteration: int | None  # None: not of a run
     digest: str  # of the policy's weights
-    passed_over: tuple[str, ...]  # newer checkpoints that are damaged, and how
+    passed_over: tuple[str, ...] = ()  # newer checkpoints that are damaged, and how
+    source: str | None = None  # checkpoint in Hugging Face layout, for people: folder's name, or hf://owner/name@commit
 
 
 def load_policy(source: Path) -> LoadedPolicy:
@@ -107,7 +112,7 @@ def load_policy(source: Path) -> LoadedPolicy:
     from vlarl.digest import named_arrays_digest
 
     found = checkpoint.load(source)
-    recipe = _stored_recipe(found)
+    recipe = stored_recipe(found)
     _set_up_torch(recipe, recipe.train.rollout_threads)
     suite = build_suite(recipe)
     policy = build_policy(recipe, suite)
@@ -124,12 +129,37 @@ def load_policy(source: Path) -> LoadedPolicy:
     )
 
 
+def load_weights(recipe: Recipe) -> LoadedPolicy:
+    """The policy of the checkpoint in Hugging Face layout that ``recipe.policy`` names, to act and not to train.
+
+    The weights are in memory once, in ``policy.dtype``. Raises AssetError when the checkpoint cannot be used.
+    """
+    from vlarl.policies.openvla.hub import pinned, resolve
+
+    spec = recipe.policy
+    assert isinstance(spec, OpenVlaSpec), spec.kind
+    _set_up_torch(recipe, recipe.train.rollout_threads)
+    folder = resolve(spec.checkpoint)
+    local = recipe.model_copy(update={"policy": spec.model_copy(update={"checkpoint": str(folder)})})
+    suite = build_suite(recipe)
+    policy = build_policy(local, suite, trained=False)
+    return LoadedPolicy(
+        policy=policy,
+        recipe=recipe,
+        suite=suite,
+        iteration=None,
+        digest=policy.identity["base"],
+        source=pinned(spec.checkpoint, folder),
+    )
+
+
 def _set_up_torch(recipe: Recipe, num_threads: int) -> None:
     apply_determinism(recipe.determinism, num_threads)
     keep_freed_memory()
 
 
-def _stored_recipe(found: checkpoint.Checkpoint) -> Recipe:
+def stored_recipe(found: checkpoint.Checkpoint) -> Recipe:
+    """The recipe of the run that wrote a checkpoint; AssetError (R354) when this version does not understand it."""
     try:
         return Recipe.model_validate_json(found.state["recipe"])
     except (KeyError, ValidationError) as error:

@@ -1,4 +1,4 @@
-"""Commands about evaluations that exist."""
+"""Commands about what exists: evaluations and trained weights."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
 class FormatChoice(StrEnum):
     vla_eval = "vla-eval"
+
+
+class WeightsChoice(StrEnum):
+    openvla = "openvla"
+    peft = "peft"
 
 
 def tell_outcome(console: Console, outcome: EvaluationOutcome) -> Exit:
@@ -64,3 +69,29 @@ def export_results(
         write_json(out, result)
     console.document(path=str(out), format=chosen.value, benchmark=result["benchmark"])
     console.data(str(out))
+
+
+@command("export", RUNS)
+def export(
+    console: Console,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, its name, or `last`.")],
+    chosen: Annotated[
+        WeightsChoice,
+        typer.Option("--format", help="`openvla`: the whole checkpoint, adapters merged. `peft`: the adapters alone."),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="New folder.")],
+    checkpoint: Annotated[
+        int | None,
+        typer.Option("--checkpoint", metavar="N", help="After N iterations; the newest when absent.", min=0),
+    ] = None,
+    runs: Annotated[Path, typer.Option("--runs", metavar="DIR", help="Where run folders are.")] = Path("runs"),
+) -> None:
+    """Write an OpenVLA policy for other programs: Hugging Face layout, or adapters for peft."""
+    from vlarl.export import export as run_export
+    from vlarl.export import export_json, export_notes, export_text
+
+    done = run_export(run, format=chosen.value, out=out, iteration=checkpoint, runs=runs)
+    console.document(**export_json(done))
+    console.data(export_text(done))
+    for note in export_notes(done):
+        console.say(note)

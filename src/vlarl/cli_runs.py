@@ -23,6 +23,22 @@ if TYPE_CHECKING:
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, its name, or `last`.")]
 RunsOption = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Where run folders are.")]
 EpisodesOption = Annotated[int | None, typer.Option("--episodes", metavar="N", help="Episodes a task.", min=1)]
+CheckpointOption = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint",
+        metavar="RUN|DIR|hf://OWNER/NAME@COMMIT",
+        help="Run, checkpoint of a run, or checkpoint in Hugging Face layout; the newest fitting run when absent.",
+    ),
+]
+SettingsOption = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="How a checkpoint in Hugging Face layout is used: `policy.images=plain`, `suite.num_envs=8`.",
+    ),
+]
 _RUNS = Path("runs")
 _CLONE_NEWS = 100  # updates between two signs of life of the warm start
 
@@ -153,10 +169,7 @@ def check_demos(
 def evaluate(
     console: Console,
     suite: Annotated[str, typer.Option("--suite", metavar="S", help="Suite, for example tabletop_basic.")],
-    checkpoint: Annotated[
-        str | None,
-        typer.Option("--checkpoint", metavar="RUN|DIR", help="Run or checkpoint; the newest fitting run when absent."),
-    ] = None,
+    checkpoint: CheckpointOption = None,
     policy: Annotated[PolicyChoice, typer.Option("--policy", help="What acts.")] = PolicyChoice.checkpoint,
     tasks: Annotated[
         str | None, typer.Option("--tasks", metavar="A,B", help="Only these tasks, separated by commas.")
@@ -178,6 +191,7 @@ def evaluate(
         int, typer.Option("--videos", metavar="N", help="Videos a task: first, best, worst episode.", min=0, max=3)
     ] = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run all episodes, also those on disk already.")] = False,
+    overrides: SettingsOption = [],  # noqa: B006
 ) -> Exit:
     """Evaluate on held-out init states: k/n and a 95 % interval per task. Runs only what is not on disk yet."""
     from vlarl.evaluate import evaluate as run_evaluation
@@ -197,6 +211,7 @@ def evaluate(
         shard=parse_shard(shard) if shard is not None else None,
         videos=videos,
         fresh=fresh,
+        overrides=overrides,
         progress=lambda done, total, trial: _tell_tenths(console, "evaluated", done, total),
         say=console.say,
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlarl.assembly_weights import names_weights, used_as, weights_recipe
 from vlarl.errors import AssetError, Exit, UsageError
 from vlarl.evaluate_fill import Filled, Progress, Say, Watch, Work, fill
 from vlarl.evaluation import held_out
@@ -65,6 +66,7 @@ def evaluate(
     shard: Shard | None = None,
     videos: int = 0,
     fresh: bool = False,
+    overrides: Sequence[str] = (),
     progress: Progress = lambda done, total, trial: None,
     say: Say = lambda text: None,
 ) -> EvaluationOutcome:
@@ -73,6 +75,8 @@ def evaluate(
     ``checkpoint``: a run by name or path, ``last``, or a checkpoint's folder; None takes the newest run in
     ``runs`` that was trained on ``suite``. The three files of the evaluation go to ``out``, else to the run's
     ``eval`` folder; a baseline without ``out`` is not written. ``seed`` draws sampled and random actions.
+    A checkpoint in Hugging Face layout (folder, or hf://owner/name@commit) needs ``out``; ``overrides``
+    (`policy.images=plain`) say how it is used.
 
     Episodes that lie there already are read back, unless ``fresh``. ``shard`` runs a part of them, for ``merge``.
     ``videos``: at most so many a task, of the first, the best and the worst episode, beside the document.
@@ -90,12 +94,15 @@ def evaluate(
         fresh=fresh,
         watch=Watch(progress=progress, say=say),
     )
-    request.check(policy, checkpoint, out)
+    request.check(policy, checkpoint, out, overrides)
     suite_spec_for(suite)  # a mistyped suite is told before the search for a run trained on it
     if policy != "checkpoint":
         return _outcome(_baseline(policy, request, say), out, request)
-    from vlarl.assembly import load_policy
+    from vlarl.assembly import load_policy, load_weights
 
+    if checkpoint is not None and names_weights(checkpoint):
+        loaded = load_weights(weights_recipe(checkpoint, suite, overrides))
+        return _outcome(_checkpoint(loaded, None, request), out, request)
     source, run, chosen = _source(checkpoint, suite, runs)
     loaded = load_policy(source)
     work = _checkpoint(loaded, run.id if run else None, request)
@@ -178,10 +185,17 @@ class _Request:
     fresh: bool
     watch: Watch = field(default_factory=Watch)
 
-    def check(self, policy: PolicyKind, checkpoint: str | None, out: Path | None) -> None:
+    def check(self, policy: PolicyKind, checkpoint: str | None, out: Path | None, overrides: Sequence[str]) -> None:
         """UsageError for options that contradict each other or mean nothing."""
         if policy != "checkpoint" and checkpoint is not None:
             raise UsageError(f"--policy {policy} takes no --checkpoint", code="U210", hint="leave one of the two out")
+        weights = policy == "checkpoint" and checkpoint is not None and names_weights(checkpoint)
+        if overrides and not weights:
+            message = "`--set` says how a checkpoint in Hugging Face layout is used; a run's recipe says that already"
+            raise UsageError(message, code="U217", hint="leave it out, or name a checkpoint's folder or hf://")
+        if weights and out is None:
+            message = f"{checkpoint} belongs to no run, so its evaluation would be written nowhere"
+            raise UsageError(message, code="U216", hint="add `--out DIR`")
         if self.temperature is not None and self.decoding == "greedy":
             hint = "add `--decoding sampled`"
             raise UsageError("a temperature has no effect on greedy decoding", code="U211", hint=hint)
@@ -274,6 +288,8 @@ def _checkpoint(loaded: LoadedPolicy, run: str | None, request: _Request) -> Wor
     evaluated = Evaluated(
         run=run,
         iteration=loaded.iteration,
+        source=loaded.source,
+        policy_spec=used_as(loaded.recipe) if loaded.source else None,
         digest=loaded.digest,
         decoding=request.decoding,
         temperature=(request.temperature or section.temperature) if sampled else None,

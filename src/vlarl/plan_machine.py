@@ -110,7 +110,8 @@ def named_machine(gpu: str, num_gpus: int) -> Machine:
 
 def check_count(num_gpus: int) -> None:
     if not 1 <= num_gpus <= _MAX_GPUS:
-        raise UsageError(f"`--num-gpus {num_gpus}`: a machine has between 1 and {_MAX_GPUS} GPUs", code="U240")
+        message = f"`--num-gpus {num_gpus}`: a machine has between 1 and {_MAX_GPUS} GPUs"
+        raise UsageError(message, code="U240", hint="`--num-gpus 4`, for example")
 
 
 def this_machine(num_gpus: int | None = None) -> Machine:

@@ -37,6 +37,8 @@ class Evaluated:
     policy: PolicyKind = "checkpoint"
     run: str | None = None  # id of the run it belongs to
     iteration: int | None = None  # iterations done
+    source: str | None = None  # of no run: a folder's name, or hf://owner/name@commit
+    policy_spec: Mapping[str, Any] | None = None  # of no run: how it was used, as a recipe would say it
     digest: str | None = None  # of the policy's weights
     decoding: Decoding | None = None  # None: an expert or random actions
     temperature: float | None = None  # when sampled
@@ -146,7 +148,13 @@ def label(document: Document) -> str:
 def settings(document: Document) -> dict[str, Any]:
     """Everything that decides the outcome, so that equal settings mean the same evaluation."""
     keys = ("policy", "iteration", "digest", "decoding", "temperature", "seed", "protocol_digest")
-    return {key: document[key] for key in keys}
+    return {key: document[key] for key in keys} | policy_settings(document)
+
+
+def policy_settings(document: Document) -> dict[str, Any]:
+    """How a checkpoint that belongs to no run was used; a run's is used in one way only."""
+    used = document.get("policy_spec")
+    return {} if used is None else {"policy_spec": used}
 
 
 def is_sound(document: Document) -> bool:

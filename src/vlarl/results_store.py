@@ -22,7 +22,7 @@ import numpy as np
 
 from vlarl.digest import canonical_json, json_digest
 from vlarl.errors import AssetError, EnvironmentUnusable
-from vlarl.results import SHARD_SCHEMA, Document, is_sound, label, read, read_document, settings
+from vlarl.results import SHARD_SCHEMA, Document, is_sound, label, policy_settings, read, read_document, settings
 from vlarl.run.files import disk_errors, sync_folder
 from vlarl.types import EpisodeSpec, Task, Trial
 
@@ -45,7 +45,8 @@ def identity(document: Document) -> dict[str, Any]:
     """
     keys = ("suite", "policy", "digest", "decoding", "temperature", "seed", "suite_spec")
     protocol = {key: value for key, value in document["protocol"].items() if key not in _OF_THE_WHOLE}
-    found: dict[str, Any] = json.loads(canonical_json({**{key: document[key] for key in keys}, "protocol": protocol}))
+    values = {key: document[key] for key in keys} | policy_settings(document) | {"protocol": protocol}
+    found: dict[str, Any] = json.loads(canonical_json(values))
     return found
 
 

@@ -37,12 +37,12 @@ def headline(document: Document) -> str:
 
 
 def subject(document: Document) -> str:
-    """``checkpoint 000060 (sha256 4c1e9a22…)``, ``expert`` or ``random actions``."""
+    """``checkpoint 000060 (sha256 4c1e9a22…)``, ``openvla-7b (sha256 …)``, ``scripted expert``, ``random actions``."""
     if document["policy"] != "checkpoint":
         return {"expert": "scripted expert", "random": "random actions"}[document["policy"]]
     iteration = "?" if document["iteration"] is None else format(document["iteration"], "06d")
-    digest = document["digest"]
-    return f"checkpoint {iteration}" + (f" (sha256 {digest[:8]}…)" if digest else "")
+    digest, source = document["digest"], document.get("source")
+    return (source or f"checkpoint {iteration}") + (f" (sha256 {digest[:8]}…)" if digest else "")
 
 
 def count_cells(counts: Mapping[str, Any]) -> tuple[str, str, str, str]:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import vlarl
+from small_openvla import Small, write_checkpoint
 from vlarl import cli
 from vlarl.plan import make_plan
 from vlarl.plan_machine import named_machine
@@ -35,6 +36,8 @@ WITHOUT_ASSETS = {
     "libero_10": WEIGHTS,
     "libero_90": f"{WEIGHTS}, and LIBERO's own demonstrations",
 }
+# Recipes whose checkpoint a tool makes: recipe → arguments of `write_checkpoint` under the name it has in the recipe.
+MADE = {"openvla_cpu": Small(hidden=64, vision_width=32, vocabulary="small")}
 RUNNABLE = [path for name, path in sorted(shipped_recipes().items()) if name not in WITHOUT_ASSETS]
 # Every size that makes a recipe take long, and none of its parts.
 SMALL = (
@@ -72,8 +75,16 @@ def test_only_recipes_that_name_absent_weights_are_not_run() -> None:
     for name, path in shipped_recipes().items():
         policy = load_recipe(path).recipe.policy
         checkpoint = policy.checkpoint if isinstance(policy, OpenVlaSpec) else None
-        absent = checkpoint is not None and not (ROOT / checkpoint).is_dir()
+        absent = checkpoint is not None and name not in MADE and not (ROOT / checkpoint).is_dir()
         assert absent == (name in WITHOUT_ASSETS), name
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_recipe_says_how_its_checkpoint_is_made(name: str) -> None:
+    path = shipped_recipes()[name]
+    policy = load_recipe(path).recipe.policy
+    assert isinstance(policy, OpenVlaSpec)
+    assert f"python tools/small_openvla.py {policy.checkpoint}\n" in path.read_text()
 
 
 @pytest.mark.parametrize("name", WITHOUT_ASSETS)
@@ -87,6 +98,9 @@ def test_a_recipe_that_cannot_run_here_fits_the_machine_it_is_for(name: str) -> 
 def test_the_first_iterations_of_a_shipped_recipe_run(path: Path, tmp_path: Path) -> None:
     overrides = [*SMALL, f"run.cache={tmp_path / 'cache'}"]
     recipe = load_recipe(path).recipe
+    if path.stem in MADE:
+        write_checkpoint(tmp_path / "made", MADE[path.stem])
+        overrides.append(f"policy.checkpoint={tmp_path / 'made'}")
     if recipe.imitation is not None:
         tasks = getattr(recipe.suite, "tasks", None) or recipe.suite.known_tasks() or ()
         overrides += [*SHORT_IMITATION, f"imitation.num_episodes={max(1, len(tasks))}"]

@@ -1,19 +1,11 @@
-"""What a code is, and those of machines, runs and drift; all of them are in ``codes``."""
+"""Codes of machines, runs and drift; all codes are in ``codes``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
-
-@dataclass(frozen=True)
-class Code:
-    title: str
-    text: str
-    wrong: str | None = None  # a recipe that shows it
-    right: str | None = None  # the same, mended
-
+from vlarl.recipe.code import Code
 
 OF_RUNS: Mapping[str, Code] = MappingProxyType(
     {

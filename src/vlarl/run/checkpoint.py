@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,14 @@ class Checkpoint:
 
         tensors: dict[str, Any] = load_file(self.path / f"{part}{_SUFFIX}")
         return tensors
+
+    def stream(self, part: str) -> Iterator[tuple[str, Any]]:
+        """The same one after the other, for parts that are better not in memory as a whole."""
+        from safetensors import safe_open
+
+        with safe_open(self.path / f"{part}{_SUFFIX}", "pt") as stored:
+            for name in list(stored.keys()):
+                yield name, stored.get_tensor(name)
 
 
 def save(

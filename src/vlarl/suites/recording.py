@@ -112,7 +112,7 @@ def record_episode(suite: Suite, simulation: Simulation, spec: EpisodeSpec, job:
         simulation.render_into(image)
         signals.append(suite.demonstration_arrays(simulation))
         label = expert.act()
-        label[:3] = np.clip(label[:3] + np.float32(job.bias), -1.0, 1.0)
+        label[:3] = np.clip(label[:3] + np.asarray(job.bias, dtype=np.float32), -1.0, 1.0)
         action = label.copy()
         if noise.random() < job.noise_fraction:
             action[:3] = np.clip(action[:3] + noise.normal(0.0, job.noise, 3), -1.0, 1.0)

@@ -7,9 +7,10 @@ unmerging move a weight by up to half a per cent of its tensor's largest).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
+import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from vlarl.recipe.specs.policies import LoraSpec
 from vlarl.seeding import seed_torch
 
 _VISION, _HEAD = "vision_backbone.", "language_model.lm_head"
+_PARTS = ("lora_A", "lora_B")
 
 
 class Adapters:
@@ -57,19 +59,16 @@ class Adapters:
         """``<layer>.lora_A.weight`` (r, in) and ``<layer>.lora_B.weight`` (out, r) of every adapted layer."""
         found = {}
         for layer, module in self._layers:
-            for part in ("lora_A", "lora_B"):
+            for part in _PARTS:
                 factors = getattr(module, part)
                 if name in factors:
                     found[f"{layer}.{part}.weight"] = factors[name].weight
         return found
 
-    def merged(self, name: AdapterName) -> Iterator[tuple[str, Tensor]]:
-        """Weights of the adapted layers with the adapters added, ``<layer>.weight``: copies, in the base's dtype."""
-        for layer, module in self._layers:
-            if name in module.lora_A:
-                base = module.get_base_layer().weight
-                update = module.get_delta_weight(name).to(base.device)
-                yield f"{layer}.weight", (base.float() + update.float()).to(base.dtype)
+    def rounded(self, name: AdapterName, dtype: torch.dtype, *, within: str) -> RoundedFactors:
+        """Copies of the factors of layers whose name starts with ``within``."""
+        parts = [getattr(module, part) for layer, module in self._layers if layer.startswith(within) for part in _PARTS]
+        return RoundedFactors([factors[name] for factors in parts if name in factors], dtype)
 
     def switch(self, name: AdapterName) -> None:
         """From now on forwards run with these adapters, or with none (``base``)."""
@@ -120,3 +119,40 @@ class Adapters:
                     + ", ".join(sorted({name.split(".")[-1] for name in allowed})),
                 )
         return [name for name in allowed if any(name.endswith(f".{target}") for target in spec.targets)]
+
+
+class RoundedFactors:
+    """Adapter factors in the arithmetic's dtype, at addresses that stay: what a captured forward reads.
+
+    Autocast rounds the fp32 masters to the same numbers, but to wherever there is room, and anew in every block.
+    """
+
+    def __init__(self, layers: Sequence[nn.Linear], dtype: torch.dtype) -> None:
+        self._layers = layers
+        self._masters: list[Tensor] = [layer.weight for layer in layers]
+        self._copies: list[Tensor] = [
+            nn.Parameter(master.detach().to(dtype), requires_grad=False) for master in self._masters
+        ]
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Take over what the masters are now."""
+        if self._copies:
+            torch._foreach_copy_(self._copies, self._masters)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Forwards inside the block compute with the copies, and without autocast."""
+        self._put(self._copies)
+        try:
+            with ExitStack() as without:
+                for device in {copy.device.type for copy in self._copies}:
+                    without.enter_context(torch.autocast(device, enabled=False))
+                yield
+        finally:
+            self._put(self._masters)
+
+    def _put(self, weights: Iterable[Tensor]) -> None:
+        for layer, weight in zip(self._layers, weights, strict=True):
+            assert isinstance(weight, nn.Parameter)
+            layer.weight = weight

@@ -33,6 +33,16 @@ def resolve(reference: str, *, endpoint: str | None = None) -> Path:
     return _download(name, revision, endpoint)
 
 
+def pinned(reference: str, folder: Path) -> str:
+    """What results call the checkpoint that ``resolve`` found in ``folder``.
+
+    hf://owner/name@commit with the commit that was fetched, whichever revision was asked for; else the folder's name.
+    """
+    if not reference.startswith(SCHEME):
+        return folder.resolve().name
+    return f"{reference.partition('@')[0]}@{folder.name}"  # the hub's cache names a snapshot by its commit
+
+
 def _download(name: str, revision: str | None, endpoint: str | None) -> Path:
     from huggingface_hub import constants, errors, snapshot_download
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -12,15 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from vlarl.policies.action_tokens import ACTION_CONVENTION, NUM_ACTION_TOKENS
-from vlarl.policies.decoding import ActionDecoder, Prompt
-from vlarl.policies.openvla.adapters import Adapters
+from vlarl.policies.decoding import Prompt
+from vlarl.policies.openvla.adapters import Adapters, RoundedFactors
 from vlarl.policies.openvla.checkpoint import Layout, load_model, read_layout
 from vlarl.policies.openvla.hub import resolve
 from vlarl.policies.openvla.images import ImageProcessor, load_normalisation
+from vlarl.policies.openvla.modeling import OpenVlaModel
 from vlarl.policies.openvla.prompts import load_prompts
 from vlarl.policies.openvla.sizes import sizes_of
 from vlarl.policies.openvla.statistics import ActionCodec, load_statistics
 from vlarl.policies.protocol import AdapterName, Sampled, Scores
+from vlarl.policies.static_decoding import StaticDecoder, captured, directly
 from vlarl.recipe.specs.policies import LoraSpec, OpenVlaSpec
 from vlarl.types import Observation, SuiteFacts
 
@@ -37,13 +40,18 @@ class OpenVlaInputs:
 
 
 class OpenVlaPolicy:
-    """Results are float32 on the CPU, wherever the model runs; gradients flow back through the transfer."""
+    """Results are float32 on the CPU, wherever the model runs; gradients flow back through the transfer.
+
+    With ``trained=False`` it only acts: nothing can be trained, and all weights are kept in ``spec.dtype``.
+    """
 
     num_action_tokens = NUM_ACTION_TOKENS
     action_convention = ACTION_CONVENTION
 
-    def __init__(self, spec: OpenVlaSpec, *, suite: SuiteFacts, seed: int) -> None:
+    def __init__(self, spec: OpenVlaSpec, *, suite: SuiteFacts, seed: int, trained: bool = True) -> None:
+        assert trained or spec.lora is None, "adapters are there to be trained"
         self.spec = spec
+        self._trains_all = trained and spec.lora is None
         self.device = _device(spec.device)
         self._dtype = _DTYPES[spec.dtype]
         self.layout: Layout = read_layout(resolve(spec.checkpoint))
@@ -61,19 +69,31 @@ class OpenVlaPolicy:
             normalisation=load_normalisation(folder),
         )
         # Trained in full, the weights are their own fp32 masters and `dtype` is that of the arithmetic.
-        self.model = load_model(
-            self.layout, sizes, dtype=self._dtype if spec.lora else torch.float32, device=self.device
-        )
+        dtype = torch.float32 if self._trains_all else self._dtype
+        self._install(load_model(self.layout, sizes, dtype=dtype, device=self.device), seed=seed)
+
+    def _install(self, model: OpenVlaModel, *, seed: int) -> None:
+        """What follows from the weights and ``spec``: adapters and decoder."""
+        spec, sizes = self.spec, model.sizes
+        self.model = model.requires_grad_(self._trains_all)
         self.adapters = Adapters(self.model)
         if spec.lora is not None:
             self.adapters.add("policy", spec.lora, seed=seed)
             self.adapters.switch("policy")
         self.model.set_gradient_checkpointing(spec.gradient_checkpointing, self.adapters.for_recomputation)
-        self._decoder = ActionDecoder(
+        on_gpu, autocast = self.device.type == "cuda", self._dtype != torch.float32
+        self._rounded: RoundedFactors | None = None
+        if on_gpu and autocast and spec.lora is not None:
+            self._rounded = self.adapters.rounded("policy", self._dtype, within="language_model.")
+        # A graph cannot read what autocast makes of fp32 masters, and a copy of all of them has no room.
+        can_capture = on_gpu and not (autocast and self._trains_all)
+        surroundings = self._rounded.in_place if self._rounded is not None else nullcontext
+        self._decoder = StaticDecoder(
             self.model.language_model,
             num_action_tokens=NUM_ACTION_TOKENS,
             num_bins=sizes.num_bins,
             first_row=sizes.first_action_row,
+            capture=partial(captured, surroundings=surroundings) if can_capture else directly,
         )
 
     @property
@@ -99,6 +119,9 @@ class OpenVlaPolicy:
         )
 
     def sample(self, inputs: OpenVlaInputs, *, temperature: float, uniforms: np.ndarray | None) -> Sampled:
+        assert self.spec.lora is None or self.adapters.current == "policy", "captured steps know no others"
+        if self._rounded is not None:
+            self._rounded.refresh()
         with torch.no_grad(), self._arithmetic():
             sampled = self._decoder.sample(self._prompt(inputs), temperature=temperature, uniforms=uniforms)
         return Sampled(
@@ -152,7 +175,9 @@ class OpenVlaPolicy:
                 parameter.copy_(state[name])
 
     def _trained(self) -> dict[str, nn.Parameter]:
-        return self.adapters.weights("policy") if self.spec.lora else dict(self.model.named_parameters())
+        if self._trains_all:
+            return dict(self.model.named_parameters())
+        return self.adapters.weights("policy") if self.spec.lora else {}
 
     def _arithmetic(self) -> AbstractContextManager[Any]:
         """Trained weights are fp32 and computed with in ``dtype``."""

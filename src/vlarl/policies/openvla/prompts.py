@@ -27,6 +27,9 @@ _NUM_VISUAL_TOKENS = 256
 _CODE = "R383"
 
 
+_HINT = "take tokenizer.json from the repository that the weights are from"
+
+
 def prompt(instruction: str) -> str:
     """The text OpenVLA was trained with."""
     return f"In: What action should the robot take to {instruction.lower()}?\nOut:"
@@ -136,6 +139,7 @@ def _extra_token(tokenizer: Tokenizer, vocabulary: int, place: str | None) -> in
             f"the tokenizer of the checkpoint is not the model's: «{SPACE}» is {extra}, not {wanted}",
             code=_CODE,
             place=place,
+            hint=_HINT,
         )
     if tokenizer.id_to_token(BOS) != "<s>":
         raise AssetError(
@@ -143,5 +147,6 @@ def _extra_token(tokenizer: Tokenizer, vocabulary: int, place: str | None) -> in
             "the one that begins a text",
             code=_CODE,
             place=place,
+            hint=_HINT,
         )
     return int(extra)

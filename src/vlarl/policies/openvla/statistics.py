@@ -153,4 +153,5 @@ def _mask(values: Any) -> np.ndarray:
 
 
 def _damaged(key: str, what: str, place: str | None) -> AssetError:
-    return AssetError(f"the action statistics `{key}` {what}", code=_DAMAGED, place=place)
+    hint = f"copy {STATISTICS} again from where the checkpoint was trained"
+    return AssetError(f"the action statistics `{key}` {what}", code=_DAMAGED, place=place, hint=hint)
