@@ -10,7 +10,7 @@ from scipy import stats
 
 from builders import finished, make_rollout
 from vlarl.curriculum import OutcomeCounts, UniformCurriculum
-from vlarl.recipe.specs.rewards import UniformCurriculumSpec
+from vlarl.recipe.specs.curriculum import UniformCurriculumSpec
 from vlarl.types import EpisodeSpec
 
 NUM_INITS = (100, 7, 1)

@@ -16,12 +16,12 @@ ROOT = Path(__file__).parents[1] / "src" / "vlarl"
 
 GROUND, LANGUAGE, RECORD, PARTS, MECHANICS, ASSEMBLY, PROGRAMS, SURFACE = range(1, 9)
 LAYERS: dict[int, tuple[str, ...]] = {
-    GROUND: ("errors", "types", "digest", "seeding", "memory", "intervals"),
+    GROUND: ("errors", "types", "digest", "seeding", "memory", "intervals", "guard"),
     LANGUAGE: ("recipe", "registry"),
-    RECORD: ("plan", "assets", "run", "results"),
+    RECORD: ("plan", "assets", "run", "results", "distributed"),
     PARTS: ("suites", "policies", "critics", "rewards", "curriculum"),
     MECHANICS: ("rollout", "advantages", "ppo", "imitation", "evaluation", "segments"),
-    ASSEMBLY: ("assembly", "warmstart", "trials", "recorder"),
+    ASSEMBLY: ("assembly", "warmstart", "trials", "recorder", "prm"),
     PROGRAMS: (
         "train",
         "sft",
@@ -30,8 +30,6 @@ LAYERS: dict[int, tuple[str, ...]] = {
         "evaluate",
         "replay",
         "videos",
-        "label",
-        "prm",
         "export",
         "reproduce",
         "report",

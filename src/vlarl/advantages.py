@@ -6,9 +6,56 @@ from typing import Literal
 
 import numpy as np
 
-from vlarl.types import Batch, Scored
+from vlarl.recipe.specs.learning import PpoSpec
+from vlarl.types import Batch, Episode, EpisodeSpec, Scored
 
 Truncation = Literal["bootstrap", "terminal"]
+GroupKind = Literal["grpo", "rloo"]
+
+
+def estimated(scored: Scored, spec: PpoSpec) -> Batch:
+    """The batch of a scored rollout by the recipe's kind of advantage."""
+    if spec.advantage != "gae":
+        return group_advantages(scored, spec.advantage, drop_equal_groups=spec.drop_equal_groups)
+    return advantages(
+        scored,
+        gamma=spec.gamma,
+        gae_lambda=spec.gae_lambda,
+        truncation=spec.truncation,
+        normalize=spec.normalize_advantages,
+    )
+
+
+def group_advantages(scored: Scored, kind: GroupKind, *, drop_equal_groups: bool = False) -> Batch:
+    """Every step of an episode has the episode's advantage: its return against those of its group.
+
+    A return is the undiscounted sum of rewards; a group are the episodes of equal (task, init, seed). ``grpo`` is
+    (R - mean) / deviation (Shao et al. 2024), 0 where nothing deviates; ``rloo`` is R minus the mean of the others
+    (Ahmadian et al. 2024). ``drop_equal_groups`` leaves out groups whose episodes all succeeded or all failed.
+    """
+    rollout = scored.rollout
+    shape = rollout.values.shape
+    raw, returns, kept = np.zeros(shape), np.zeros(shape), np.zeros(shape, bool)
+    groups: dict[EpisodeSpec, list[Episode]] = {}
+    for episode in rollout.episodes:
+        groups.setdefault(episode.spec, []).append(episode)
+    for group in groups.values():
+        if drop_equal_groups and len({episode.success for episode in group}) == 1:
+            continue
+        places = [(e.slot, slice(e.end_step + 1 - e.length, e.end_step + 1)) for e in group]
+        totals = np.array([scored.rewards[place].sum(dtype=np.float64) for place in places])
+        for place, total, advantage in zip(places, totals, _against_group(totals, kind), strict=True):
+            raw[place], returns[place], kept[place] = advantage, total, True
+    return _batch(scored, raw, returns, kept)
+
+
+def _against_group(totals: np.ndarray, kind: GroupKind) -> np.ndarray:
+    """(G,) advantages of episodes with returns ``totals`` (G,)."""
+    if kind == "grpo":
+        return normalized(totals)
+    assert len(totals) > 1, "a group of one has no others"
+    advantages: np.ndarray = (totals - totals.mean()) * (len(totals) / (len(totals) - 1))
+    return advantages
 
 
 def advantages(
@@ -31,19 +78,32 @@ def advantages(
         gae_lambda=gae_lambda,
     )
     returns = raw + rollout.values
-    size = rollout.num_steps
-    flat = raw.reshape(size)
+    kept = rollout.active
+    if normalize:
+        raw = _normalized_where(raw, np.ones(raw.shape, bool) if kept is None else kept)
+    return _batch(scored, raw, returns, kept)
+
+
+def _batch(scored: Scored, raw: np.ndarray, returns: np.ndarray, kept: np.ndarray | None) -> Batch:
+    """The steps ``kept`` (N, T), all when None, flattened slot-major, with advantages ``raw`` (N, T)."""
+    rollout = scored.rollout
+
+    def flat(values: np.ndarray) -> np.ndarray:
+        return values.reshape(-1, *values.shape[2:]) if kept is None else values[kept]
+
+    assert kept is None or rollout.first_slot == 0, "whole episodes are collected by one process"
     return Batch(
-        images=rollout.images.reshape(size, *rollout.images.shape[2:]),
-        tasks=rollout.tasks.reshape(size),
+        images=flat(rollout.images),
+        tasks=flat(rollout.tasks),
         instructions=rollout.instructions,
-        tokens=rollout.tokens.reshape(size, -1),
-        old_log_probs=rollout.log_probs.reshape(size),
-        old_values=rollout.values.reshape(size),
-        advantages=(normalized(flat) if normalize else flat).astype(np.float32),
-        returns=returns.reshape(size).astype(np.float32),
-        features=None if rollout.features is None else rollout.features.reshape(size, -1),
+        tokens=flat(rollout.tokens),
+        old_log_probs=flat(rollout.log_probs),
+        old_values=flat(rollout.values),
+        advantages=flat(raw).astype(np.float32),
+        returns=flat(returns).astype(np.float32),
+        features=None if rollout.features is None else flat(rollout.features),
         temperature=rollout.temperature,
+        first_row=rollout.first_slot * rollout.tokens.shape[1],
     )
 
 
@@ -80,6 +140,12 @@ def normalized(raw: np.ndarray) -> np.ndarray:
     centred: np.ndarray = raw - raw.mean()
     deviation = float(centred.std())
     return centred / deviation if deviation > 0.0 else centred
+
+
+def _normalized_where(raw: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    result = np.zeros_like(raw)
+    result[kept] = normalized(raw[kept])
+    return result
 
 
 def _boundary_values(scored: Scored, truncation: Truncation) -> np.ndarray:

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from vlarl.distributed import ALONE, Ranks
 from vlarl.errors import AssetError, RecipeError
 from vlarl.memory import keep_freed_memory
 from vlarl.ppo import Ppo
 from vlarl.recipe.schema import Recipe
+from vlarl.recipe.specs.base import PartSpec
 from vlarl.recipe.specs.policies import OpenVlaSpec
+from vlarl.recipe.specs.rewards import ProcessRewardSpec
 from vlarl.registry import build
 from vlarl.rewards.combine import Rewards
 from vlarl.run import checkpoint
@@ -22,6 +25,7 @@ from vlarl.types import SuiteFacts
 if TYPE_CHECKING:
     from vlarl.curriculum import Curriculum
     from vlarl.policies.protocol import Critic, Policy
+    from vlarl.rewards.protocol import Reward
     from vlarl.suites.protocol import Suite
 
 
@@ -67,7 +71,7 @@ def build_policy(recipe: Recipe, suite: Suite, **more: Any) -> Policy:
     return policy
 
 
-def build_parts(recipe: Recipe) -> Parts:
+def build_parts(recipe: Recipe, ranks: Ranks = ALONE) -> Parts:
     """Sets torch up as the recipe asks and builds every part, with initial weights."""
     _set_up_torch(recipe, recipe.train.torch_threads)
     suite = build_suite(recipe)
@@ -78,17 +82,35 @@ def build_parts(recipe: Recipe) -> Parts:
         suite=suite,
         policy=policy,
         critic=critic,
-        rewards=Rewards([build(spec) for spec in recipe.rewards]),
+        rewards=Rewards([_build_reward(spec, recipe, suite) for spec in recipe.rewards]),
         curriculum=build(recipe.curriculum, num_inits=num_inits, seed=recipe.seed),
         ppo=Ppo(
-            recipe.ppo,
+            recipe.ppo if recipe.ppo.advantage == "gae" else recipe.ppo.model_copy(update={"value_coef": 0.0}),
             policy,
             critic,
             critic_warmup=recipe.train.critic_warmup,
             iterations=recipe.train.iterations,
             seed=recipe.seed,
+            num_shards=recipe.suite.num_shards,
+            ranks=ranks,
         ),
     )
+
+
+def _build_reward(spec: PartSpec, recipe: Recipe, suite: Suite) -> Reward:
+    """AssetError R395-R398 where the model of a process reward cannot judge this suite."""
+    if not isinstance(spec, ProcessRewardSpec):
+        reward: Reward = build(spec)
+        return reward
+    from vlarl.prm.folder import Meaning, check_meaning, load_reward_model
+
+    scorer = load_reward_model(Path(spec.model).expanduser())
+    conventions = suite.conventions
+    wanted = Meaning(action=conventions.action, suite=recipe.suite.kind, image_size=conventions.image_size)
+    check_meaning(scorer, wanted)
+    horizons = [task.horizon for task in suite.tasks()]
+    scored: Reward = build(spec, scorer=scorer, gamma=recipe.ppo.gamma, horizons=horizons)
+    return scored
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -120,7 +120,10 @@ def plan(
 def list_(
     console: Console,
     what: Annotated[
-        str, typer.Argument(metavar="[WHAT]", help="recipes, suites, policies, critics, rewards or curricula.")
+        str,
+        typer.Argument(
+            metavar="[WHAT]", help="recipes, suites, policies, critics, rewards, curricula or reward-models."
+        ),
     ] = "",
 ) -> None:
     """List shipped recipes and the kinds of parts."""

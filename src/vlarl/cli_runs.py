@@ -86,11 +86,13 @@ def resume(
     runs: RunsOption = _RUNS,
 ) -> None:
     """Go on with a stopped run; the result is that of never stopping."""
+    from vlarl.distributed import met_by_all
     from vlarl.recipe.load import load_recipe
     from vlarl.run.folder import open_run
     from vlarl.train import resume as resume_training
 
-    folder = open_run(run, runs)
+    with met_by_all():
+        folder = open_run(run, runs)
     with _watcher(console, load_recipe(folder.resolved_recipe, overrides)) as watcher:
         result = resume_training(folder, command=sys.argv, iterations=iterations, overrides=overrides, watcher=watcher)
     _show_training(console, result)
@@ -112,7 +114,8 @@ def sft(
     with _watcher(console, loaded) as watcher:
         result = run_training(loaded, command=sys.argv, run_folder=runs, until=0, watcher=watcher)
     _show_training(console, result)
-    console.say(f"go on with reinforcement learning: vlarl resume {result.run.path}")
+    if result.told:
+        console.say(f"go on with reinforcement learning: vlarl resume {result.run.path}")
 
 
 @command("collect", RUNS)
@@ -273,11 +276,13 @@ def doctor(
 
 
 def _load(console: Console, recipe: str, overrides: list[str]) -> LoadedRecipe:
+    from vlarl.distributed import met_by_all, speaks
     from vlarl.recipe.load import load_recipe
     from vlarl.recipe.shipped import find_recipe
 
-    loaded = load_recipe(find_recipe(recipe), overrides)
-    if not console.as_json:
+    with met_by_all():
+        loaded = load_recipe(find_recipe(recipe), overrides)
+    if not console.as_json and speaks():
         console.diagnostics(loaded.warnings)
     return loaded
 
@@ -354,6 +359,8 @@ def _show_training(console: Console, result: TrainingResult) -> None:
     from vlarl.results import compare
     from vlarl.results_text import comparison_table, sentence, table
 
+    if not result.told:
+        return
     fields: dict[str, Any] = {"run": str(result.run.path), "iterations": result.iterations, "chain": result.chain}
     fields |= {"first_evaluation": result.first["overall"], "last_evaluation": result.last["overall"]}
     console.data(table(result.first))

@@ -175,7 +175,7 @@ def times(recipe: Recipe, costs: Costs, rates: Rates, devices: int, *, extra_pro
     sample = sample_flops(recipe, costs) / (rates.flops * rates.update_share * devices)
     evaluated = num_tasks(suite) * recipe.evaluation.episodes * horizon(suite) * step / suite.num_envs
     rows = [
-        Time(what="rollout", seconds=step * train.rollout.num_steps, times=train.iterations, how=how),
+        Time(what="rollout", seconds=step * (recipe.rollout_size / suite.num_envs), times=train.iterations, how=how),
         Time(
             what="update",
             seconds=sample * recipe.rollout_size,

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vlarl.distributed import ALONE, Ranks
 from vlarl.errors import RecipeError, RunError
 from vlarl.policies.protocol import Critic, Policy
 from vlarl.recipe.specs.learning import PpoSpec
@@ -25,7 +26,7 @@ from vlarl.types import Batch, Observation, UpdateStats
 
 @dataclass(frozen=True)
 class Minibatch:
-    """M steps of a batch as tensors; ``rows`` are their places in the batch."""
+    """M steps of a batch as tensors; ``rows`` are their places in the batch, all with their frames here."""
 
     batch: Batch
     rows: np.ndarray  # (M,) int64
@@ -35,10 +36,16 @@ class Minibatch:
 
     def observation(self) -> Observation:
         instructions = tuple(self.batch.instructions[task] for task in self.batch.tasks[self.rows])
-        return Observation(images=self.batch.images[self.rows], instructions=instructions)
+        return Observation(images=self.batch.images[self.rows - self.batch.first_row], instructions=instructions)
 
     def tensor(self, field: str) -> Tensor:
+        """(M, ...) of an array that covers the whole batch."""
         return torch.from_numpy(getattr(self.batch, field)[self.rows])
+
+    def features(self) -> Tensor:
+        """(M, D) as cached in the rollout."""
+        assert self.batch.features is not None
+        return torch.from_numpy(self.batch.features[self.rows - self.batch.first_row])
 
     def split(self, size: int | None) -> Iterator[Minibatch]:
         """Micro-batches of at most ``size`` steps."""
@@ -93,12 +100,26 @@ def _check_groups(spec: PpoSpec, groups: Mapping[str, Sequence[object]]) -> None
 
 
 class Ppo:
-    """The update: optimizers of policy and critic, and what one iteration does with them."""
+    """The update: optimizers of policy and critic, and what one iteration does with them.
+
+    A batch is ``num_shards`` equal parts; every minibatch has equally many steps of each, and ``ranks`` shares the
+    parts out. Each process adds up the gradients of its parts, then all add up theirs: the same sums in another order.
+    """
 
     def __init__(
-        self, spec: PpoSpec, policy: Policy, critic: Critic, *, critic_warmup: int, iterations: int, seed: int
+        self,
+        spec: PpoSpec,
+        policy: Policy,
+        critic: Critic,
+        *,
+        critic_warmup: int,
+        iterations: int,
+        seed: int,
+        num_shards: int = 1,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.spec = spec
+        self._num_shards, self._ranks = num_shards, ranks
         self._policy, self._critic, self._seed = policy, critic, seed
         self._critic_warmup, self._iterations = critic_warmup, iterations
         self._policy_parameters = [p for group in policy.trainable_groups().values() for p in group]
@@ -115,6 +136,8 @@ class Ppo:
 
     def update(self, batch: Batch, iteration: int) -> UpdateStats:
         """Some epochs of minibatches over ``batch``; raises RunError before any step on bad numbers."""
+        if len(batch) == 0:  # every group was dropped
+            return UpdateStats.of_nothing()
         started = perf_counter()
         trains_policy = iteration >= self._critic_warmup
         if self.spec.old_log_probs == "rescored" and trains_policy:
@@ -149,9 +172,7 @@ class Ppo:
         self, batch: Batch, iteration: int, epoch: int, trains_policy: bool, sums: dict[str, list[float]]
     ) -> bool:
         """One pass; False when ``target_kl`` ended it."""
-        order = generator(self._seed, "minibatch", iteration, epoch).permutation(len(batch))
-        for start in range(0, len(batch), self.spec.minibatch_size):
-            minibatch = Minibatch(batch, order[start : start + self.spec.minibatch_size])
+        for minibatch in self._minibatches(batch, iteration, epoch):
             measured = self._accumulate(minibatch, trains_policy)
             for name, value in measured.items():
                 sums[name].append(value)
@@ -164,13 +185,30 @@ class Ppo:
                 sums[name].append(value)
         return True
 
-    def _accumulate(self, minibatch: Minibatch, trains_policy: bool) -> dict[str, float]:
+    def _minibatches(self, batch: Batch, iteration: int, epoch: int) -> Iterator[list[Minibatch]]:
+        """Minibatches in this epoch's order: the part of each shard of this process."""
+        shards, size = self._own_rows(batch), self.spec.minibatch_size // self._num_shards
+        orders = []
+        for shard, rows in shards.items():
+            index = (iteration, epoch) if self._num_shards == 1 else (iteration, epoch, shard)
+            orders.append(rows[generator(self._seed, "minibatch", *index).permutation(len(rows))])
+        for start in range(0, len(batch) // self._num_shards, size):
+            yield [Minibatch(batch, order[start : start + size]) for order in orders]
+
+    def _own_rows(self, batch: Batch) -> dict[int, np.ndarray]:
+        """Rows of each shard of this process."""
+        rows, rest = divmod(len(batch), self._num_shards)
+        assert rest == 0, f"{len(batch)} steps in {self._num_shards} shards"
+        return {shard: np.arange(shard * rows, (shard + 1) * rows) for shard in self._ranks.shards(self._num_shards)}
+
+    def _accumulate(self, parts: Sequence[Minibatch], trains_policy: bool) -> dict[str, float]:
         """Gradients of one minibatch, micro-batch by micro-batch; equal to the whole within rounding."""
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         totals: dict[str, float] = defaultdict(float)
-        for micro in minibatch.split(self.spec.micro_batch_size):
-            share = len(micro) / len(minibatch)
+        size = len(parts[0]) * self._num_shards
+        for micro in (micro for part in parts for micro in part.split(self.spec.micro_batch_size)):
+            share = len(micro) / size
             loss, measured = self._losses(micro) if trains_policy else self._critic_losses(micro)
             if not torch.isfinite(loss):
                 raise RunError(
@@ -181,7 +219,8 @@ class Ppo:
             (loss * share).backward()
             for name, value in measured.items():
                 totals[name] = max(totals[name], value) if name == "ratio_error" else totals[name] + share * value
-        return dict(totals)
+        self._ranks.sum_gradients([*self._critic_parameters, *(self._policy_parameters if trains_policy else ())])
+        return self._ranks.totals(totals, largest=("ratio_error",))
 
     def _losses(self, micro: Minibatch) -> tuple[Tensor, dict[str, float]]:
         spec = self.spec
@@ -215,7 +254,7 @@ class Ppo:
     def _feature(self, micro: Minibatch, inputs: Any) -> Tensor:
         """(M, D) that the critic reads, with a gradient only into weights of its own."""
         if self._critic.caches_features:
-            return micro.tensor("features")
+            return micro.features()
         with torch.set_grad_enabled(self._critic.adapter == "critic"):
             return self._policy.features(inputs, adapter=self._critic.adapter)
 
@@ -243,11 +282,11 @@ class Ppo:
             )
 
     def _rescored(self, batch: Batch) -> Batch:
-        """The batch with log-probabilities of the training code path, before any update."""
-        rescored = np.empty_like(batch.old_log_probs)
-        whole = Minibatch(batch, np.arange(len(batch)))
+        """The batch with log-probabilities of the training code path, before any update, where frames are here."""
+        rescored = batch.old_log_probs.copy()
+        size = self.spec.micro_batch_size or self.spec.minibatch_size // self._num_shards
         with torch.no_grad():
-            for micro in whole.split(self.spec.micro_batch_size or self.spec.minibatch_size):
+            for micro in (m for rows in self._own_rows(batch).values() for m in Minibatch(batch, rows).split(size)):
                 inputs = self._policy.prepare(micro.observation())
                 scores = self._policy.score(inputs, micro.tensor("tokens"), temperature=batch.temperature)
                 rescored[micro.rows] = scores.log_prob.numpy()

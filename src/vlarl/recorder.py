@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -12,9 +12,12 @@ import numpy as np
 
 from vlarl.assembly import Parts
 from vlarl.digest import GENESIS, array_digest, chain_link, named_arrays_digest
-from vlarl.errors import AssetError
+from vlarl.distributed import ALONE, Message, Ranks
+from vlarl.errors import AssetError, RunError
+from vlarl.guard import Evidence
+from vlarl.intervals import PairedComparison
 from vlarl.recipe.schema import Recipe
-from vlarl.results import below_baseline, compare, read_document, write
+from vlarl.results import compare, read_document, write
 from vlarl.run import checkpoint
 from vlarl.run.episodes import truncate_to as truncate_episodes
 from vlarl.run.episodes import write_episodes
@@ -27,6 +30,7 @@ from vlarl.suites.slots import pack_slots
 from vlarl.trials import EvaluationResult
 from vlarl.types import Batch, Scored, UpdateStats
 
+_CONSEQUENCE = {"warn": "", "rollback": ": going back to the best evaluation's weights", "stop": ": the run stops"}
 _QUIET_ITERATIONS = 3  # iterations without signal before a warning; one alone is common with sparse rewards
 
 
@@ -39,6 +43,7 @@ class Progress:
     chain: str = GENESIS
     best: tuple[int, float] | None = None  # (iteration, success rate) of the best evaluation
     quiet: dict[str, int] = field(default_factory=dict)  # warning -> iterations in a row
+    heeded: int | None = None  # iteration of the last alarm of the guard that was acted upon
 
     def state(self) -> dict[str, Any]:
         return asdict(self)
@@ -50,22 +55,38 @@ class Progress:
 
 
 class Recorder:
-    """Writes one run. Every method leaves the folder whole; none changes a result."""
+    """Writes one run. Every method leaves the folder whole; none changes a result.
 
-    def __init__(self, run: RunFolder, recipe: Recipe, parts: Parts, pool: Pool, progress: Progress) -> None:
-        self.run, self.progress = run, progress
+    All processes of a job call the same methods and keep the same progress; the first one writes.
+    """
+
+    def __init__(
+        self, run: RunFolder, recipe: Recipe, parts: Parts, pool: Pool, progress: Progress, ranks: Ranks = ALONE
+    ) -> None:
+        self.run, self.progress, self._ranks = run, progress, ranks
         self._recipe, self._parts, self._pool = recipe, parts, pool
-        self._events = EventLog(run.events)
-        self._scalars = Scalars(run.tensorboard if recipe.run.tensorboard else None, progress.iteration + 1)
+        self._events = EventLog(run.events) if ranks.is_first else None
+        curves = run.tensorboard if recipe.run.tensorboard and ranks.is_first else None
+        self._scalars = Scalars(curves, progress.iteration + 1)
         self._since = perf_counter()
 
     def begin_chain(self, recipe_digest: str) -> None:
-        """The first link: the recipe and the weights the run starts from."""
-        self.progress.chain = chain_link(GENESIS, {"recipe": recipe_digest, "parameters": self._parameters()})
+        """The first link: the recipe, the weights the run starts from, the frozen models that reward it."""
+        parameters = self._parameters()
+        self._ranks.agree(parameters, "the weights")
+        first: dict[str, Any] = {"recipe": recipe_digest, "parameters": parameters}
+        if self._parts.rewards.digests:
+            first["reward_models"] = self._parts.rewards.digests
+        self.progress.chain = chain_link(GENESIS, first)
 
     def cut_back(self) -> None:
         """Forget what a run had written after the checkpoint it goes on from."""
-        self._events.truncate_to(self.progress.iteration)
+        if self._events is not None:
+            self._events.truncate_to(self.progress.iteration)
+        best = self._ranks.first_says(_best(self._evaluations()))  # the checkpoint is older than its own evaluation
+        self.progress.best = (int(best[0]), float(best[1])) if best else None
+        if self._events is None:
+            return
         truncate_episodes(self.run.episodes, self.progress.iteration)
         for path in self.run.evaluations.glob(f"{self._parts.suite.name}-*"):
             number = path.stem.rsplit("-", 1)[-1]
@@ -78,33 +99,38 @@ class Recorder:
         """One iteration: next link of the chain, an event, curves, episodes. Returns the event."""
         started = perf_counter()
         digests = self._digests(scored, batch)
+        self._ranks.agree(digests["parameters"], "the weights")
         progress = self.progress
         progress.chain = chain_link(progress.chain, {"iteration": iteration, **digests})
         progress.iteration, progress.env_steps = iteration + 1, progress.env_steps + scored.rollout.num_steps
         warnings = self._warnings(scored, stats)
-        if self._recipe.run.episodes:
+        if self._recipe.run.episodes and self._ranks.is_first:
             write_episodes(self.run.episodes, iteration, scored)
         if iteration in self._recipe.run.batches:
             self._store_batch(iteration, batch)
         ledger = self._ledger(ledger, started)
-        event = _event(progress, iteration, scored, stats, ledger, digests, warnings)
-        self._events.append(event)
+        event = _event(progress, iteration, scored, stats, ledger, digests, warnings) | _curriculum(self._parts)
+        self._append(event)
         self._scalars.add(iteration + 1, _curves(event))
         return event
 
     def checkpoint(self) -> Path:
         """All state, so that the run can go on from here as if it had never stopped."""
         parts, progress = self._parts, self.progress
+        slots = self._all_slots()
+        if not self._ranks.is_first:
+            return self.run.checkpoints / f"{progress.iteration:06d}"
         optimizers, groups = _pack_optimizers(parts)
         state = {
             "policy": parts.policy.identity,
             "critic": parts.critic.identity,
+            "reward_models": parts.rewards.digests,
             "optimizers": groups,
             "curriculum": parts.curriculum.state(),
             "progress": progress.state(),
             "recipe": self._recipe.model_dump_json(),
         }
-        tensors = {**parts.weights(), "optimizer": optimizers, "slots": pack_slots(self._pool.slots())}
+        tensors = {**parts.weights(), "optimizer": optimizers, "slots": slots}
         best = progress.best[0] if progress.best else None
         return checkpoint.save(
             self.run.checkpoints, progress.iteration, tensors, state, self._recipe.run.keep, best=best
@@ -113,7 +139,8 @@ class Recorder:
     def evaluated(self, result: EvaluationResult) -> dict[str, Any]:
         """An evaluation of the present weights: files, an event, curves; compared with step 0."""
         progress, document = self.progress, result.document
-        write(document, result.trials, self.run.evaluations)
+        if self._ranks.is_first:
+            write(document, result.trials, self.run.evaluations)
         rate = document["overall"]["successes"] / document["overall"]["episodes"]
         if progress.best is None or rate > progress.best[1]:
             progress.best = (progress.iteration, rate)
@@ -125,19 +152,75 @@ class Recorder:
             "overall": document["overall"],
             "warnings": [],
         }
-        if progress.iteration > 0:
+        if progress.iteration > 0 and self._ranks.is_first:
             comparison = compare(read_document(self.run.evaluations / f"{document['suite']}-000000.json"), document)
             event["against_baseline"] = asdict(comparison.overall)
-            if below_baseline(comparison):
-                event["warnings"].append("below the step-0 baseline beyond noise")
-        self._events.append(event)
+            event["guard"] = self._guard(comparison.overall)
+            if event["guard"]["alarm"]:
+                event["warnings"].append(
+                    "below the step-0 baseline beyond noise" + _CONSEQUENCE[event["guard"]["action"]]
+                )
+        self._append(event)
         self._scalars.add(progress.iteration, {"eval": {document["suite"]: {"success": rate}}})
         return event
 
     def is_evaluated(self) -> bool:
         """Whether the present iteration's evaluation is on record."""
-        found = (e for e in read_events(self.run.events) if e["kind"] == EVALUATION)
-        return any(event["iteration"] == self.progress.iteration for event in found)
+        known = any(event["iteration"] == self.progress.iteration for event in self._evaluations())
+        return bool(self._ranks.first_says(known))
+
+    def heed_guard(self) -> None:
+        """Do what an alarm of the present iteration's evaluation asks for, once; RunError (X514) to end the run.
+
+        Read from the event on disk, so that a run killed between alarm and act acts when it is resumed.
+        """
+        progress = self.progress
+        events = [event for event in self._evaluations() if event["iteration"] == progress.iteration]
+        guard = self._ranks.first_says(events[-1].get("guard") if events else None)
+        if guard is None or not guard["alarm"] or guard["action"] == "warn" or progress.heeded == progress.iteration:
+            return
+        progress.heeded = progress.iteration
+        if guard["action"] == "rollback":
+            self._roll_back()
+        path = self.checkpoint()
+        if guard["action"] == "stop":
+            raise RunError(
+                f"the policy of iteration {progress.iteration} is below the step-0 baseline beyond noise",
+                code="X514",
+                kept=f"checkpoint {path}",
+                hint=f"look at `vlarl report {self.run.path}`; `vlarl resume {self.run.path}` goes on all the same",
+            )
+
+    def _roll_back(self) -> None:
+        """Policy, critic and optimizers as they were at the best evaluation; counters and curriculum go on."""
+        progress, parts = self.progress, self._parts
+        assert progress.best is not None, "an alarm follows an evaluation"
+        iteration = progress.best[0]
+        restore_weights(parts, checkpoint.load(self.run.checkpoints / f"{iteration:06d}"))
+        parameters = self._parameters()
+        self._ranks.agree(parameters, "the weights")
+        progress.chain = chain_link(progress.chain, {"rolled_back_to": iteration, "parameters": parameters})
+
+    def _guard(self, pair: PairedComparison) -> dict[str, Any]:
+        """The evidence with this evaluation; after an alarm it is gathered anew."""
+        spec = self._recipe.evaluation.guard
+        earlier = [event["guard"] for event in self._evaluations() if "guard" in event]
+        last = earlier[-1] if earlier and not earlier[-1]["alarm"] else None
+        before = Evidence(last["evidence"], last["evaluations"]) if last else Evidence()
+        now = before.after(pair.gained, pair.lost)
+        return {
+            "evidence": now.total,
+            "evaluations": now.evaluations,
+            "threshold": 1.0 / spec.false_alarm_rate,
+            "alarm": now.alarms(spec.false_alarm_rate),
+            "action": spec.action,
+        }
+
+    def _evaluations(self) -> list[dict[str, Any]]:
+        """Events of evaluations so far; none where another process writes them."""
+        if self._events is None:
+            return []
+        return [event for event in read_events(self.run.events) if event["kind"] == EVALUATION]
 
     def policy_digest(self) -> str:
         """Digest of the policy's present weights."""
@@ -146,8 +229,18 @@ class Recorder:
         )
 
     def close(self) -> None:
-        self._events.close()
+        if self._events is not None:
+            self._events.close()
         self._scalars.close()
+
+    def _append(self, event: Mapping[str, Any]) -> None:
+        if self._events is not None:
+            self._events.append(event)
+
+    def _all_slots(self) -> dict[str, np.ndarray]:
+        """The packed slots of all processes."""
+        received = self._ranks.gather(Message(arrays=pack_slots(self._pool.slots())))
+        return {name: np.concatenate([message.arrays[name] for message in received]) for name in received[0].arrays}
 
     def _digests(self, scored: Scored, batch: Batch) -> dict[str, str]:
         return {
@@ -195,13 +288,17 @@ class Recorder:
         self._since = perf_counter()
 
     def _store_batch(self, iteration: int, batch: Batch) -> None:
+        """The whole batch from the first process; any other adds its frames, in a file named by their first row."""
         from safetensors.numpy import save
 
         names = ("images", "tasks", "tokens", "old_log_probs", "old_values", "advantages", "returns")
         arrays = {name: np.ascontiguousarray(getattr(batch, name)) for name in names}
+        stem = f"{iteration:06d}"
+        if not self._ranks.is_first:
+            stem, arrays = f"{stem}-from-{batch.first_row:06d}", {"images": arrays["images"]}
         with disk_errors(self.run.batches):
             self.run.batches.mkdir(exist_ok=True)
-            write_bytes(self.run.batches / f"{iteration:06d}.safetensors", save(arrays))
+            write_bytes(self.run.batches / f"{stem}.safetensors", save(arrays))
 
 
 def restore(parts: Parts, found: checkpoint.Checkpoint) -> Progress:
@@ -214,11 +311,29 @@ def restore(parts: Parts, found: checkpoint.Checkpoint) -> Progress:
             place=str(found.path),
             hint="set the section `critic` as in the checkpoint's state.json, or start a new run with `vlarl train`",
         )
-    parts.policy.load_state_dict(found.tensors("policy"))
-    parts.critic.load_state_dict(found.tensors("critic"))
-    _unpack_optimizers(parts, found.tensors("optimizer"), state["optimizers"])
+    if state.get("reward_models", {}) != parts.rewards.digests:
+        raise AssetError(
+            f"checkpoint {found.path.name} was rewarded by another process reward model than the recipe's",
+            code="R356",
+            place=str(found.path),
+            hint="put the model back where the recipe's rewards name it, or start a new run with `vlarl train`",
+        )
+    restore_weights(parts, found)
     parts.curriculum.load(state["curriculum"])
     return Progress.from_state(state["progress"])
+
+
+def restore_weights(parts: Parts, found: checkpoint.Checkpoint) -> None:
+    """Policy, critic and optimizers of a checkpoint, nothing else."""
+    parts.policy.load_state_dict(found.tensors("policy"))
+    parts.critic.load_state_dict(found.tensors("critic"))
+    _unpack_optimizers(parts, found.tensors("optimizer"), found.state["optimizers"])
+
+
+def _best(evaluations: Sequence[Mapping[str, Any]]) -> tuple[int, float] | None:
+    """(iteration, success rate) of the best evaluation, the earliest of equals."""
+    found = [(e["iteration"], e["overall"]["successes"] / e["overall"]["episodes"]) for e in evaluations]
+    return max(found, key=lambda one: (one[1], -one[0]), default=None)
 
 
 def _pack_optimizers(parts: Parts) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -252,7 +367,7 @@ def _event(
     digests: dict[str, str],
     warnings: list[str],
 ) -> dict[str, Any]:
-    episodes = scored.rollout.episodes
+    episodes, active = scored.rollout.episodes, scored.rollout.active
     return {
         "kind": ITERATION,
         "iteration": iteration,
@@ -262,10 +377,29 @@ def _event(
         "success_rate": {"k": sum(e.success for e in episodes), "n": len(episodes)},
         "errors": sum(e.errored for e in episodes),
         "episode_length": float(np.mean([e.length for e in episodes])) if episodes else None,
-        "reward": {name: float(values.mean()) for name, values in scored.breakdown.items()},
+        "reward": {
+            name: float((values if active is None else values[active]).mean())
+            for name, values in scored.breakdown.items()
+        },
         "stats": asdict(stats),
         "ledger": ledger,
         "warnings": warnings,
+    }
+
+
+def _curriculum(parts: Parts) -> dict[str, Any]:
+    """What the curriculum goes by from here on: number by task and bucket; nothing where it never changes."""
+    names = [task.name for task in parts.suite.tasks()]
+    found = {name: dict(zip(names, rows, strict=True)) for name, rows in parts.curriculum.summary().items()}
+    return {"curriculum": found} if found else {}
+
+
+def _curriculum_curves(event: Mapping[str, Any]) -> dict[str, Any]:
+    """A task's probability is the sum over its buckets, its success their mean."""
+    found = event.get("curriculum", {})
+    return {
+        "probability": {task: sum(row) for task, row in found.get("probability", {}).items()},
+        "success": {task: float(np.mean(row)) for task, row in found.get("success", {}).items()},
     }
 
 
@@ -277,6 +411,7 @@ def _curves(event: Mapping[str, Any]) -> dict[str, Any]:
     ppo = {name: value for name, value in stats.items() if name not in critic and not isinstance(value, bool)}
     return {
         "rollout": {"success_rate": rate, "episode_length": event["episode_length"], "env_steps": event["env_steps"]},
+        "curriculum": _curriculum_curves(event),
         "reward": {name: {"mean": value} for name, value in event["reward"].items()},
         "ppo": ppo,
         "critic": critic,

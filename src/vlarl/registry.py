@@ -16,8 +16,16 @@ from typing import Any, get_args
 
 from vlarl.errors import EnvironmentUnusable, UsageError
 from vlarl.recipe.specs.base import PartSpec, Section
+from vlarl.recipe.specs.curriculum import (
+    FrontierCurriculumSpec,
+    LearningProgressCurriculumSpec,
+    PaperCurriculumSpec,
+    SuccessBandCurriculumSpec,
+    UniformCurriculumSpec,
+)
 from vlarl.recipe.specs.policies import AdapterCriticSpec, FrozenCriticSpec, OpenVlaSpec, SharedCriticSpec, TinySpec
-from vlarl.recipe.specs.rewards import SuccessRewardSpec, UniformCurriculumSpec
+from vlarl.recipe.specs.prm import TinyPrmSpec
+from vlarl.recipe.specs.rewards import ProcessRewardSpec, SuccessRewardSpec
 from vlarl.recipe.specs.suites import LiberoSpec, SuiteSpec, TabletopSpec
 
 GROUP = "vlarl.parts"
@@ -29,8 +37,15 @@ BUILT_IN: Mapping[str, tuple[type[PartSpec], ...]] = MappingProxyType(
         "suite": (TabletopSpec, LiberoSpec),
         "policy": (TinySpec, OpenVlaSpec),
         "critic": (SharedCriticSpec, FrozenCriticSpec, AdapterCriticSpec),
-        "rewards": (SuccessRewardSpec,),
-        "curriculum": (UniformCurriculumSpec,),
+        "rewards": (SuccessRewardSpec, ProcessRewardSpec),
+        "curriculum": (
+            UniformCurriculumSpec,
+            PaperCurriculumSpec,
+            FrontierCurriculumSpec,
+            SuccessBandCurriculumSpec,
+            LearningProgressCurriculumSpec,
+        ),
+        "prm": (TinyPrmSpec,),
     }
 )
 SECTIONS = tuple(BUILT_IN)

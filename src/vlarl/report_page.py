@@ -10,6 +10,7 @@ from typing import Any
 
 from vlarl.intervals import PairedComparison
 from vlarl.report_charts import Frame, Series, interval_picture, line_chart, percent, short_number, stacked_bar
+from vlarl.report_curriculum import curriculum_body
 from vlarl.report_data import Clip, ReportData, describe, ledger, rollout_curve
 from vlarl.results import Document, below_baseline
 from vlarl.results_text import interval_text, p_phrase, p_text
@@ -46,6 +47,7 @@ def page(data: ReportData) -> str:
         _tasks(data),
         _clips(data),
         _learning(data),
+        _curriculum(data),
         _time(data),
         _provenance(data),
     )
@@ -298,6 +300,11 @@ def _learning(data: ReportData) -> str:
         now = f'<span class="now">last {short_number(round(known[-1], 5))}</span>'
         charts.append(f"<div><h3>{escape(title)} {now}</h3>{chart}</div>")
     return _section("Learning", f'<div class="small">{"".join(charts)}</div>') if charts else ""
+
+
+def _curriculum(data: ReportData) -> str:
+    body = curriculum_body(data.iterations)
+    return _section("Curriculum", body) if body else ""
 
 
 def _curve_value(record: Mapping[str, Any], section: str, field: str) -> float | None:

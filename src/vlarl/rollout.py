@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from vlarl.digest import array_digest, bytes_digest
+from vlarl.distributed_rollout import combined
 from vlarl.policies.protocol import Critic, Policy
 from vlarl.seeding import uniforms
 from vlarl.suites.protocol import SlotPool
@@ -41,6 +42,7 @@ class _Buffer:
         self.final_images: dict[tuple[int, int], np.ndarray] = {}
         self.final_values = np.zeros(shape, np.float32)
         self.last_values = np.empty(slots, np.float32)
+        self.last_images = np.empty((slots, *first.shape[1:]), np.uint8)
         self.episodes: list[Episode] = []
 
 
@@ -55,8 +57,9 @@ def collect(
     temperature: float,
     ledger: dict[str, float],
 ) -> Rollout:
-    """T steps of every slot under the present weights, values and bootstrap values included.
+    """T steps of every slot of ``pool`` under the present weights, values and bootstrap values included.
 
+    Slots are counted as in the pool; ``distributed_rollout.share`` puts those of several processes together.
     ``ledger["infer_seconds"]`` is increased by the time spent in the policy and critic.
     """
     pool.refresh()
@@ -74,7 +77,7 @@ def collect(
     started = perf_counter()
     _bootstrap_values(policy, critic, pool, buffer, instructions)
     ledger["infer_seconds"] += perf_counter() - started
-    return _rollout(buffer, tuple(instructions), temperature)
+    return _rollout(buffer, pool, tuple(instructions), temperature)
 
 
 def _decide(
@@ -93,7 +96,7 @@ def _decide(
     specs, indices, steps = pool.specs(group), pool.episode_index(group), pool.episode_step(group)
     draws = np.stack(
         [
-            uniforms(policy.num_action_tokens, seed, "action", slot, int(index), int(step))
+            uniforms(policy.num_action_tokens, seed, "action", pool.first_slot + slot, int(index), int(step))
             for slot, index, step in zip(range(slots.start, slots.stop), indices, steps, strict=True)
         ]
     )
@@ -157,9 +160,13 @@ def _bootstrap_values(
 ) -> None:
     """Values of the observations after the last step, and of final observations at the horizon."""
     for group, slots in enumerate(pool.groups):
-        buffer.last_values[slots] = _values(policy, critic, pool.observation(group))
-    places = sorted(buffer.final_images)
-    if places:
+        observation = pool.observation(group)
+        buffer.last_images[slots] = observation.images
+        buffer.last_values[slots] = _values(policy, critic, observation)
+    for shard in pool.shards:
+        places = [place for place in sorted(buffer.final_images) if shard.start <= place[0] < shard.stop]
+        if not places:
+            continue
         observation = Observation(
             images=np.stack([buffer.final_images[place] for place in places]),
             instructions=tuple(instructions[buffer.tasks[place]] for place in places),
@@ -174,16 +181,22 @@ def _values(policy: Policy, critic: Critic, observation: Observation) -> np.ndar
         return critic.value(feature).numpy()
 
 
-def _rollout(buffer: _Buffer, instructions: tuple[str, ...], temperature: float) -> Rollout:
-    states = b"".join(buffer.states[place] for place in sorted(buffer.states))
-    finals = [buffer.final_images[place] for place in sorted(buffer.final_images)]
-    digests = StageDigests(
-        tasks=array_digest(buffer.tasks),
-        inits=array_digest(buffer.inits, buffer.seeds),
-        actions=array_digest(buffer.tokens),
-        states=bytes_digest(states),
-        pixels=array_digest(buffer.images, *finals),
+def _digests(buffer: _Buffer, shard: slice) -> StageDigests:
+    states = [buffer.states[place] for place in sorted(buffer.states) if shard.start <= place[0] < shard.stop]
+    finals = [
+        buffer.final_images[place] for place in sorted(buffer.final_images) if shard.start <= place[0] < shard.stop
+    ]
+    return StageDigests(
+        tasks=array_digest(buffer.tasks[shard]),
+        inits=array_digest(buffer.inits[shard], buffer.seeds[shard]),
+        actions=array_digest(buffer.tokens[shard]),
+        states=bytes_digest(b"".join(states)),
+        pixels=array_digest(buffer.images[shard], *finals),
     )
+
+
+def _rollout(buffer: _Buffer, pool: SlotPool, instructions: tuple[str, ...], temperature: float) -> Rollout:
+    shard_digests = tuple(_digests(buffer, shard) for shard in pool.shards)
     return Rollout(
         images=buffer.images,
         tasks=buffer.tasks,
@@ -200,10 +213,13 @@ def _rollout(buffer: _Buffer, instructions: tuple[str, ...], temperature: float)
         final_values=buffer.final_values,
         final_images=buffer.final_images,
         last_values=buffer.last_values,
+        last_images=buffer.last_images,
         gripper_opening=buffer.gripper_opening,
         eef_speed=buffer.eef_speed,
         instructions=instructions,
         episodes=tuple(sorted(buffer.episodes, key=lambda episode: (episode.slot, episode.index))),
         temperature=temperature,
-        digests=digests,
+        digests=combined(shard_digests),
+        shard_digests=shard_digests,
+        first_slot=pool.first_slot,
     )

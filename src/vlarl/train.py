@@ -5,39 +5,37 @@ The loop itself is ``Training.loop``; everything it calls is one stage of the pi
 
 from __future__ import annotations
 
-import signal
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
-from types import FrameType
 from typing import Any
 
 from vlarl import warmstart
-from vlarl.advantages import advantages
+from vlarl.advantages import estimated
 from vlarl.assembly import Parts, build_parts
-from vlarl.errors import AssetError, RecipeError, Stopped, VlarlError
+from vlarl.distributed import Ranks, join
+from vlarl.distributed_rollout import share
+from vlarl.errors import Stopped
 from vlarl.evaluation import held_out
 from vlarl.recipe.load import LoadedRecipe, load_recipe
-from vlarl.recipe.schema import Recipe, differences
+from vlarl.recipe.schema import Recipe
 from vlarl.recipe.write import resolved_yaml
 from vlarl.recorder import Progress, Recorder, restore
 from vlarl.results import Evaluated
 from vlarl.results import read as read_evaluation
-from vlarl.rollout import collect
+from vlarl.rollout_episodes import Assignment, collector
 from vlarl.run import checkpoint, manifest
-from vlarl.run.files import disk_errors, write_bytes, write_json
-from vlarl.run.folder import RunFolder, create, latest
+from vlarl.run.files import disk_errors, write_bytes
+from vlarl.run.folder import RunFolder
+from vlarl.run.signals import StopSignal
 from vlarl.seeding import torch_threads
 from vlarl.suites.pool import Pool
 from vlarl.suites.slots import unpack_slots
+from vlarl.train_folder import created, describe, ending, locked, refuse_changes, unfinished
 from vlarl.trials import EvaluationResult, run_policy
 from vlarl.videos import write_videos
-
-# What a resumed run may change: how long it goes on and what it leaves behind, never what it computes.
-RESUMABLE_FIELDS = ("name", "run", "train.iterations", "suite.num_workers", "suite.models_per_worker", "suite.renderer")
 
 
 @dataclass(frozen=True)
@@ -59,41 +57,38 @@ class TrainingResult:
     chain: str
     first: Mapping[str, Any]  # evaluation documents
     last: Mapping[str, Any]
+    told: bool = True  # whether this process is the one to tell; False in all but the first of several
 
 
-class StopSignal:
-    """SIGTERM, SIGINT and SIGUSR1 set a flag that the loop reads once an iteration; a second one interrupts."""
+@dataclass(frozen=True)
+class Job:
+    """What surrounds a run: the processes that share it, who is told, and who may stop it."""
 
-    def __init__(self) -> None:
-        self.received: str | None = None
+    ranks: Ranks
+    watcher: Watcher
+    stop: StopSignal
 
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
-            raise KeyboardInterrupt
-        self.received = signal.Signals(number).name
-
-    @contextmanager
-    def installed(self) -> Iterator[None]:
-        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-        before = {number: signal.signal(number, self) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    @classmethod
+    def joined(cls, num_shards: int, watcher: Watcher | None) -> Job:
+        """With the other processes, if there are any; of several, the first tells what happens."""
+        ranks = join(num_shards)
+        return cls(
+            ranks, watcher if watcher and ranks.is_first else Watcher(), StopSignal(repeated=ranks.world_size > 1)
+        )
 
 
 class Training:
     """One run in progress: its parts, its pool and its recorder."""
 
-    def __init__(
-        self, run: RunFolder, recipe: Recipe, parts: Parts, watcher: Watcher, stop: StopSignal, until: int | None = None
-    ) -> None:
+    def __init__(self, run: RunFolder, recipe: Recipe, parts: Parts, job: Job, until: int | None = None) -> None:
         self.run, self.recipe, self.parts = run, recipe, parts
         self.until = recipe.train.iterations if until is None else until
-        self._watcher, self._stop = watcher, stop
+        self.job, self._watcher = job, job.watcher
         suite = parts.suite
-        self.pool = Pool(recipe.suite, suite.tasks(), suite.conventions.image_size, parts.curriculum.choose)
+        shards = job.ranks.shards(recipe.suite.num_shards)
+        assignment = Assignment(recipe.train.rollout, parts.curriculum.choose)
+        self._collect = collector(recipe.train.rollout, assignment, recipe.suite.num_envs, suite.tasks())
+        self.pool = Pool(recipe.suite, suite.tasks(), suite.conventions.image_size, assignment, shards=shards)
         self.progress = Progress()
 
     def loop(self, recorder: Recorder) -> None:
@@ -103,27 +98,20 @@ class Training:
         for i in range(self.progress.iteration, self.until):
             ledger: dict[str, float] = defaultdict(float)
             with torch_threads(recipe.train.rollout_threads):
-                rollout = collect(
+                rollout = self._collect(
                     parts.policy,
                     parts.critic,
                     self.pool,
                     instructions=parts.instructions,
                     seed=recipe.seed,
-                    num_steps=recipe.train.rollout.num_steps,
                     temperature=recipe.train.temperature_at(i),
                     ledger=ledger,
                 )
-            scored = parts.rewards.score(rollout)
-            batch = advantages(
-                scored,
-                gamma=recipe.ppo.gamma,
-                gae_lambda=recipe.ppo.gae_lambda,
-                truncation=recipe.ppo.truncation,
-                normalize=recipe.ppo.normalize_advantages,
-            )
+            scored = share(parts.rewards.score(rollout), self.job.ranks)
+            batch = estimated(scored, recipe.ppo)
             stats = parts.ppo.update(batch, i)
             ledger["update_seconds"] = stats.seconds
-            parts.curriculum.learn(rollout)
+            parts.curriculum.learn(scored.rollout)
             self._watcher.iteration(recorder.record(i, scored, batch, stats, ledger))
             if self._checkpoint_is_due():
                 recorder.checkpoint()
@@ -145,6 +133,7 @@ class Training:
                 result = self._evaluation(recorder.policy_digest())
             self._watcher.evaluation(recorder.evaluated(result))
             recorder.restart_clock()
+        recorder.heed_guard()
 
     def _evaluation(self, digest: str) -> EvaluationResult:
         spec, suite = self.recipe.evaluation, self.parts.suite
@@ -162,14 +151,16 @@ class Training:
                 temperature=spec.temperature if sampled else None,
                 seed=self.recipe.seed,
             ),
+            ranks=self.job.ranks,
         )
 
     def _leave_if_told(self, recorder: Recorder) -> None:
-        if self._stop.received is None or self.progress.iteration == self.until:
+        received = self.job.ranks.any_of(self.job.stop.received)
+        if received is None or self.progress.iteration == self.until:
             return
         path = recorder.checkpoint()
         raise Stopped(
-            f"stopped by {self._stop.received} after iteration {self.progress.iteration}",
+            f"stopped by {received} after iteration {self.progress.iteration}",
             kept=f"checkpoint {path}",
             hint=f"go on with `vlarl resume {self.run.path}`",
         )
@@ -188,22 +179,22 @@ def train(
 
     ``until`` ends it after so many iterations, 0 after the warm start; ``resume`` then does the rest.
     """
-    watcher = watcher or Watcher()
-    base = (run_folder or Path(loaded.recipe.run.folder)).expanduser()
-    if or_resume:
-        unfinished = latest(base, lambda run: _goes_on(run, loaded.digest))
-        if unfinished is not None:
-            watcher.say(f"resuming {unfinished.path}")
-            return resume(unfinished, command=command, watcher=watcher)
-    stop = StopSignal()
-    with stop.installed():
-        parts = build_parts(loaded.recipe)
-        run = create(base, loaded.recipe.name, loaded.digest)
-        watcher.say(f"run folder {run.path}")
-        with run.lock():
-            _describe(run, loaded, parts, command)
-            with _ending(run):
-                return _start(run, loaded, parts, watcher, stop, until)
+    job = Job.joined(loaded.recipe.suite.num_shards, watcher)
+    with job.ranks.one_voice():
+        base = (run_folder or Path(loaded.recipe.run.folder)).expanduser()
+        begun = unfinished(base, loaded.digest, job.ranks) if or_resume else None
+        if begun is not None:
+            job.watcher.say(f"resuming {begun.path}")
+            return _resume(begun, job, command)
+        with job.stop.installed():
+            parts = build_parts(loaded.recipe, job.ranks)
+            run = created(base, loaded, job.ranks)
+            job.watcher.say(f"run folder {run.path}")
+            with locked(run, job.ranks):
+                if job.ranks.is_first:
+                    describe(run, loaded, parts, command, job.ranks)
+                with ending(run, job.ranks):
+                    return _start(run, loaded, parts, job, until)
 
 
 def resume(
@@ -215,59 +206,74 @@ def resume(
     watcher: Watcher | None = None,
 ) -> TrainingResult:
     """Go on from a run's newest whole checkpoint, or from its beginning when it has none yet."""
-    watcher = watcher or Watcher()
-    loaded = load_recipe(run.resolved_recipe, [*overrides, *_iterations_override(iterations)])
+    recipe = load_recipe(run.resolved_recipe).recipe
+    job = Job.joined(recipe.suite.num_shards, watcher)
+    with job.ranks.one_voice():
+        return _resume(run, job, command, [*overrides, *_iterations_override(iterations)])
+
+
+def _resume(run: RunFolder, job: Job, command: Sequence[str], overrides: Sequence[str] = ()) -> TrainingResult:
+    loaded = load_recipe(run.resolved_recipe, overrides)
     original = load_recipe(run.resolved_recipe)
-    _refuse_changes(original.recipe, loaded.recipe)
-    stop = StopSignal()
-    with stop.installed(), run.lock():
-        parts = build_parts(loaded.recipe)
-        if not checkpoint.iterations(run.checkpoints):
-            manifest.reopen(run, tuple(command), 0)
-            watcher.say("no checkpoint yet: starting from the beginning")
-            with _ending(run):
-                return _start(run, loaded, parts, watcher, stop, None)
-        found = checkpoint.load(run.path, policy=parts.policy.identity)
+    refuse_changes(original.recipe, loaded.recipe)
+    first = job.ranks.is_first
+    with job.stop.installed(), locked(run, job.ranks):
+        parts = build_parts(loaded.recipe, job.ranks)
+        if not job.ranks.first_says(checkpoint.iterations(run.checkpoints)):
+            if first:
+                manifest.reopen(run, tuple(command), 0)
+            job.watcher.say("no checkpoint yet: starting from the beginning")
+            with ending(run, job.ranks):
+                return _start(run, loaded, parts, job, None)
+        newest = checkpoint.load(run.path, policy=parts.policy.identity) if first else None
+        chosen = job.ranks.first_says(str(newest.path) if newest else None)
+        found = newest or checkpoint.load(Path(chosen), policy=parts.policy.identity)
         for warning in found.warnings:
-            watcher.say(f"passed over a checkpoint: {warning}")
-        manifest.reopen(run, tuple(command), found.iteration)
-        with disk_errors(run.path):
-            write_bytes(run.resolved_recipe, resolved_yaml(loaded.recipe).encode())
-        with _ending(run):
-            return _go_on(run, loaded.recipe, parts, found, watcher, stop)
+            job.watcher.say(f"passed over a checkpoint: {warning}")
+        if first:
+            manifest.reopen(run, tuple(command), found.iteration)
+            with disk_errors(run.path):
+                write_bytes(run.resolved_recipe, resolved_yaml(loaded.recipe).encode())
+        with ending(run, job.ranks):
+            return _go_on(run, loaded.recipe, parts, found, job)
 
 
-def _start(
-    run: RunFolder, loaded: LoadedRecipe, parts: Parts, watcher: Watcher, stop: StopSignal, until: int | None
-) -> TrainingResult:
+def _start(run: RunFolder, loaded: LoadedRecipe, parts: Parts, job: Job, until: int | None) -> TrainingResult:
     recipe = loaded.recipe
     if recipe.imitation is not None:
-        started = perf_counter()
-        start = warmstart.warm_start(
-            parts.policy, recipe, parts.suite, Path(recipe.run.cache).expanduser(), _interruptible(watcher, stop)
-        )
-        where = "from the cache" if start.cached else f"in {perf_counter() - started:.0f} s"
-        watcher.say(f"warm start {start.digest[:12]} {where}: token accuracy {start.summary['accuracy']:.3f}")
-    training = Training(run, recipe, parts, watcher, stop, until)
+        if job.ranks.is_first:
+            _warm_start(recipe, parts, job)
+        if job.ranks.world_size > 1:
+            parts.policy.load_state_dict(job.ranks.same_tensors(parts.policy.state_dict()))
+    training = Training(run, recipe, parts, job, until)
     with training.pool:
         training.pool.start()
-        recorder = Recorder(run, recipe, parts, training.pool, training.progress)
+        recorder = Recorder(run, recipe, parts, training.pool, training.progress, job.ranks)
         recorder.cut_back()
         recorder.begin_chain(loaded.digest)
         recorder.checkpoint()
         return _finish(training, recorder)
 
 
-def _go_on(
-    run: RunFolder, recipe: Recipe, parts: Parts, found: checkpoint.Checkpoint, watcher: Watcher, stop: StopSignal
-) -> TrainingResult:
+def _warm_start(recipe: Recipe, parts: Parts, job: Job) -> None:
+    started = perf_counter()
+    start = warmstart.warm_start(
+        parts.policy, recipe, parts.suite, Path(recipe.run.cache).expanduser(), _interruptible(job)
+    )
+    where = "from the cache" if start.cached else f"in {perf_counter() - started:.0f} s"
+    job.watcher.say(f"warm start {start.digest[:12]} {where}: token accuracy {start.summary['accuracy']:.3f}")
+
+
+def _go_on(run: RunFolder, recipe: Recipe, parts: Parts, found: checkpoint.Checkpoint, job: Job) -> TrainingResult:
     progress = restore(parts, found)
-    training = Training(run, recipe, parts, watcher, stop)
+    training = Training(run, recipe, parts, job)
     training.progress = progress
     with training.pool:
-        training.pool.restore(unpack_slots(found.arrays("slots")))
-        watcher.say(f"going on after iteration {progress.iteration}")
-        recorder = Recorder(run, recipe, parts, training.pool, progress)
+        slots = unpack_slots(found.arrays("slots"))
+        own = len(slots) // job.ranks.world_size
+        training.pool.restore(slots[job.ranks.rank * own :][:own])
+        job.watcher.say(f"going on after iteration {progress.iteration}")
+        recorder = Recorder(run, recipe, parts, training.pool, progress, job.ranks)
         recorder.cut_back()
         return _finish(training, recorder)
 
@@ -278,20 +284,21 @@ def _finish(training: Training, recorder: Recorder) -> TrainingResult:
         training.loop(recorder)
     finally:
         recorder.close()
-    name = parts.suite.name
-    first = read_evaluation(run.evaluations / f"{name}-000000.json")
-    last = read_evaluation(run.evaluations / f"{name}-{training.progress.iteration:06d}.json")
-    if training.recipe.evaluation.videos:
-        write_videos(parts.suite, last.trials, run.videos, iteration=training.progress.iteration)
+    name, iteration, ranks = parts.suite.name, training.progress.iteration, training.job.ranks
+    documents = None
+    if ranks.is_first:
+        first = read_evaluation(run.evaluations / f"{name}-000000.json")
+        last = read_evaluation(run.evaluations / f"{name}-{iteration:06d}.json")
+        if training.recipe.evaluation.videos:
+            write_videos(parts.suite, last.trials, run.videos, iteration=iteration)
+        documents = [first.document, last.document]
+    before, after = ranks.first_says(documents)
     result = TrainingResult(
-        run=run,
-        iterations=training.progress.iteration,
-        chain=training.progress.chain,
-        first=first.document,
-        last=last.document,
+        run=run, iterations=iteration, chain=training.progress.chain, first=before, last=after, told=ranks.is_first
     )
-    complete = result.iterations == training.recipe.train.iterations
-    manifest.finish(run, "done" if complete else "stopped", 0, _outcome(result))
+    if ranks.is_first:
+        complete = result.iterations == training.recipe.train.iterations
+        manifest.finish(run, "done" if complete else "stopped", 0, _outcome(result))
     return result
 
 
@@ -304,95 +311,13 @@ def _outcome(result: TrainingResult) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def _ending(run: RunFolder) -> Iterator[None]:
-    """Whatever ends the run, its manifest says so."""
-    try:
-        yield
-    except Stopped as stopped:
-        _finish_manifest(run, "stopped", int(stopped.exit_status))
-        raise
-    except VlarlError as error:
-        newest = checkpoint.iterations(run.checkpoints)
-        if newest and error.kept is None:
-            error.kept = f"checkpoint of iteration {newest[-1]}; `vlarl resume {run.path}` goes on from it"
-        _finish_manifest(run, "failed", int(error.exit_status), {"error": error.code, "message": error.message})
-        raise
-    except KeyboardInterrupt:
-        _finish_manifest(run, "interrupted", 130)
-        raise
-    except Exception as error:
-        _finish_manifest(run, "failed", 1, {"error": type(error).__name__, "message": str(error)})
-        raise
-
-
-def _finish_manifest(
-    run: RunFolder, status: manifest.Status, exit_code: int, outcome: Mapping[str, Any] | None = None
-) -> None:
-    """Where it can be written: a full disk must not hide what ended the run."""
-    with suppress(VlarlError):
-        manifest.finish(run, status, exit_code, outcome)
-
-
-def _describe(run: RunFolder, loaded: LoadedRecipe, parts: Parts, command: Sequence[str]) -> None:
-    """Recipe, overrides and provenance, on disk before the first step."""
-    recipe = loaded.recipe
-    with disk_errors(run.path):
-        write_bytes(run.recipe, loaded.path.read_bytes() if loaded.path else resolved_yaml(recipe).encode())
-        write_bytes(run.resolved_recipe, resolved_yaml(recipe).encode())
-        write_json(run.path / "overrides.json", list(loaded.overrides))
-    strict = recipe.determinism == "strict"
-    renderer = getattr(parts.suite, "renderer", None)
-    manifest.begin(
-        run,
-        manifest.Intent(
-            command=tuple(command),
-            recipe_sources={str(source.path): source.path.read_bytes() for source in loaded.sources},
-            overrides=tuple(loaded.overrides),
-            recipe_digest=loaded.digest,
-            seed=recipe.seed,
-            determinism=recipe.determinism,
-            tier="T4" if strict else "T1",
-            tier_reason="deterministic CPU kernels and a software renderer, on this processor"
-            if strict
-            else f"determinism: {recipe.determinism}",
-            renderer={"backend": renderer},
-        ),
-    )
-
-
-def _goes_on(run: RunFolder, recipe_digest: str) -> bool:
-    try:
-        found = manifest.read(run)
-    except AssetError:
-        return False
-    return found["recipe"]["digest"] == recipe_digest and found["status"] != "done"
-
-
 def _iterations_override(iterations: int | None) -> list[str]:
     return [] if iterations is None else [f"train.iterations={iterations}"]
 
 
-def _refuse_changes(before: Recipe, after: Recipe) -> None:
-    """Only what cannot change a number already computed may differ."""
-    changed = [
-        difference.path
-        for difference in differences(before, after)
-        if not any(difference.path == name or difference.path.startswith(f"{name}.") for name in RESUMABLE_FIELDS)
-    ]
-    spread = before.ppo.lr_decay != "none" or before.train.final_temperature is not None
-    if spread and before.train.iterations != after.train.iterations:
-        changed.append("train.iterations")  # a decay is spread over them
-    if changed:
-        raise RecipeError(
-            f"a resumed run cannot change {', '.join(f'`{path}`' for path in changed)}",
-            code="R220",
-            hint="start a new run with `vlarl train`; a resume may change " + ", ".join(RESUMABLE_FIELDS),
-        )
-
-
-def _interruptible(watcher: Watcher, stop: StopSignal) -> warmstart.Progress:
+def _interruptible(job: Job) -> warmstart.Progress:
     """The watcher's progress, and an end to the warm start when a signal has come."""
+    watcher, stop = job.watcher, job.stop
 
     def cloned(update: int, loss: float) -> None:
         if stop.received is not None:

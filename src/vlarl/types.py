@@ -8,8 +8,8 @@ each stage wraps what the stage before it made.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 import numpy as np
 
@@ -154,15 +154,21 @@ class Rollout:
     final_values: np.ndarray  # (N, T) float32, value of final_obs where truncated, else 0
     final_images: Mapping[tuple[int, int], np.ndarray]  # (slot, step) -> (H, W, 3), where truncated
     last_values: np.ndarray  # (N,) float32, value of the observation after step T - 1
+    last_images: np.ndarray | None = None  # (N, H, W, 3) uint8, that observation
     gripper_opening: np.ndarray  # (N, T) float32
     eef_speed: np.ndarray  # (N, T) float32
     instructions: tuple[str, ...]  # by task index
     episodes: tuple[Episode, ...]  # finished ones, in (slot, index) order
     temperature: float
     digests: StageDigests
+    shard_digests: tuple[StageDigests, ...] = ()  # of each shard of slots; one shard's are ``digests``
+    active: np.ndarray | None = None  # (N, T) bool, where a slot was in an episode; None: everywhere
+    first_slot: int = 0  # slot of images[0] and features[0], when other processes have those of the slots before it
 
     @property
     def num_steps(self) -> int:
+        if self.active is not None:
+            return int(self.active.sum())
         return int(self.tokens.shape[0] * self.tokens.shape[1])
 
 
@@ -189,6 +195,7 @@ class Batch:
     returns: np.ndarray  # (B,) float32
     features: np.ndarray | None  # (B, D) where the critic keeps them
     temperature: float
+    first_row: int = 0  # row of images[0] and features[0], when other processes have those of the rows before it
 
     def __len__(self) -> int:
         return int(self.tokens.shape[0])
@@ -212,3 +219,9 @@ class UpdateStats:
     epochs_done: int  # below ppo.epochs when target_kl stopped the update
     policy_updated: bool  # False during critic warm-up
     seconds: float
+
+    @classmethod
+    def of_nothing(cls) -> UpdateStats:
+        """Of an update that had no step to learn from."""
+        numbers: dict[str, Any] = dict.fromkeys((field.name for field in fields(cls)), 0)
+        return cls(**{**numbers, "policy_updated": False})

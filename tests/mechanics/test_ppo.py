@@ -248,8 +248,8 @@ def test_every_epoch_has_its_own_order_and_covers_the_batch(parts: Parts, monkey
     ppo = make_ppo(parts, epochs=2)
     accumulate = ppo._accumulate
 
-    def spy(minibatch: Minibatch, trains_policy: bool) -> dict[str, float]:
-        taken.extend(minibatch.rows.tolist())
+    def spy(minibatch: list[Minibatch], trains_policy: bool) -> dict[str, float]:
+        taken.extend(minibatch[0].rows.tolist())
         return accumulate(minibatch, trains_policy)
 
     monkeypatch.setattr(ppo, "_accumulate", spy)

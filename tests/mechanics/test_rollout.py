@@ -115,6 +115,7 @@ class InlinePool:
     ) -> None:
         size = NUM_SLOTS // num_groups
         self.groups = tuple(slice(start, start + size) for start in range(0, NUM_SLOTS, size))
+        self.first_slot, self.shards = 0, (slice(0, NUM_SLOTS),)
         self.refreshed = 0
         self._choose, self._edit = choose, edit
         self._index, self._step = [0] * NUM_SLOTS, [0] * NUM_SLOTS

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vlarl.recipe.load import load_recipe, parse_recipe
-from vlarl.recipe.schema import Recipe, differences, recipe_digest
+from vlarl.recipe.schema import Recipe, differences, hashed_values, recipe_digest
 from vlarl.recipe.write import resolved_yaml
 
 
@@ -50,6 +50,13 @@ def test_equal(left: str, right: str) -> None:
 )
 def test_different(text: str) -> None:
     assert digest(text) != digest("")
+
+
+def test_one_shard_is_what_a_recipe_that_names_none_means() -> None:
+    silent = recipe_digest(parse_recipe("suite: {num_envs: 8}").recipe)
+    assert recipe_digest(parse_recipe("suite: {num_envs: 8, num_shards: 1}").recipe) == silent
+    assert recipe_digest(parse_recipe("suite: {num_envs: 8, num_shards: 2}").recipe) != silent
+    assert "num_shards" not in hashed_values(parse_recipe("suite: {num_envs: 8}").recipe.suite)
 
 
 def test_extends_set_and_inline_are_one(tmp_path: Path) -> None:

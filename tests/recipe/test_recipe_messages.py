@@ -49,9 +49,9 @@ error[R102]: unknown key `extends` in `ppo`
    |
  2 |   extends: a.yaml
    |   ^^^^^^^
-   = keys of `ppo`: lr, value_lr, group_lr, lr_decay, lr_warmup, gamma, gae_lambda, clip, value_clip, value_coef,
-     entropy_bonus, epochs, minibatch_size, micro_batch_size, max_grad_norm, target_kl, normalize_advantages,
-     truncation, old_log_probs, ratio_tolerance, adam_eps
+   = keys of `ppo`: lr, value_lr, group_lr, lr_decay, lr_warmup, advantage, drop_equal_groups, gamma, gae_lambda,
+     clip, value_clip, value_coef, entropy_bonus, epochs, minibatch_size, micro_batch_size, max_grad_norm, target_kl,
+     normalize_advantages, truncation, old_log_probs, ratio_tolerance, adam_eps
 
 hint: `extends` stands at the top level""",
     "rewards: [{weight: 2.0}]": """\
@@ -61,7 +61,7 @@ error[R103]: `kind` is missing from reward 0
  1 | rewards: [{weight: 2.0}]
    |           ^
 
-hint: add `kind: success`""",
+hint: the kinds are success, process""",
     "train: {iterations: 1.0}": """\
 error[R104]: `train.iterations` must be a whole number, not `1.0`
   --> r.yaml:1:21
@@ -149,7 +149,7 @@ error[R107]: unknown kind `step` of `train.rollout`
    |
  3 | train: {rollout: {kind: step}}
    |                         ^^^^
-   = kinds: steps
+   = kinds: steps, episodes
 
 hint: did you mean `steps`?""",
     "ppo: {lr: 1e-4": """\

@@ -56,6 +56,18 @@ def test_warnings_do_not_make_a_recipe_invalid(code: str) -> None:
             (1, 9),
             "`suite.num_envs` can be 2 or 4, or choose 1 or 3 groups",
         ),
+        (
+            "suite: {num_envs: 6, num_shards: 4}",
+            "R225",
+            (1, 22),
+            "`suite.num_envs` can be 4 or 8, or choose 3 or 6 shards",
+        ),
+        (
+            "suite: {num_envs: 6, num_shards: 2}\nppo: {minibatch_size: 64}",
+            "R203",
+            (1, 9),
+            "1 and 3 are the nearest that do",
+        ),
         ("policy: {hidden_size: 6, num_heads: 4}", "R204", (1, 26), "`policy.num_heads` can be 1 or 3"),
         ("policy: {hidden_size: 7}", "R204", (1, 10), "make `policy.hidden_size` even"),
         ("train: {iterations: 1, critic_warmup: 1}", "R205", (1, 24), "0 trains the policy from the start"),

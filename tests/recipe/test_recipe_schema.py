@@ -53,11 +53,12 @@ def test_every_field_has_a_description_and_a_default() -> None:
     for owner in (SCHEMA, *SCHEMA["definitions"].values()):
         for name, field in owner["properties"].items():
             assert field.get("description"), name
-            assert "default" in field or name in ("extends", "checkpoint"), name  # nothing can be guessed for these
+            # Nothing can be guessed for these.
+            assert "default" in field or name in ("extends", "checkpoint", "model"), name
     for definition in SCHEMA["definitions"].values():
         assert definition["additionalProperties"] is False
         if "kind" in definition["properties"]:
-            assert "const" in definition["properties"]["kind"]
+            assert {"const", "enum"} & set(definition["properties"]["kind"])
     assert all(field.description for field in documented())
 
 

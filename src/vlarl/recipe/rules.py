@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from vlarl.recipe.schema import Recipe
+from vlarl.recipe.specs.curriculum import SuccessBandCurriculumSpec
 from vlarl.recipe.specs.policies import AdapterCriticSpec, FrozenCriticSpec, TinySpec
 from vlarl.registry import suggest
 
@@ -50,6 +51,8 @@ def _nearest_words(total: int, wanted: int) -> str:
 
 
 def minibatches_fill_the_rollout(recipe: Recipe) -> Iterator[Finding]:
+    if recipe.train.rollout.kind == "episodes":
+        return  # episodes end when they end
     size, total = recipe.ppo.minibatch_size, recipe.rollout_size
     num_envs, num_steps = recipe.suite.num_envs, recipe.train.rollout.num_steps
     reads = ("ppo.minibatch_size", "train.rollout.num_steps", "suite.num_envs")
@@ -71,12 +74,28 @@ def micro_batches_fill_the_minibatch(recipe: Recipe) -> Iterator[Finding]:
 
 
 def groups_are_equal(recipe: Recipe) -> Iterator[Finding]:
-    envs, groups = recipe.suite.num_envs, recipe.suite.num_groups
-    if envs % groups:
+    if recipe.suite.num_envs % recipe.suite.num_shards:
+        return  # R225 says so
+    envs, groups = recipe.suite.num_envs // recipe.suite.num_shards, recipe.suite.num_groups
+    if recipe.suite.num_shards > 1 and envs % groups:
+        reads = ("suite.num_groups", "suite.num_envs", "suite.num_shards")
+        message = f"`suite.num_groups` ({groups}) does not divide the {envs} slots of a shard"
+        yield Finding("R203", reads[0], message, reads, hint=_nearest(envs, groups))
+    elif envs % groups:
         message = f"`suite.num_groups` ({groups}) does not divide `suite.num_envs` ({envs})"
         near = [n for n in (envs - envs % groups, envs - envs % groups + groups) if n]
         hint = f"`suite.num_envs` can be {' or '.join(map(str, near))}, or choose {_nearest_words(envs, groups)} groups"
         yield Finding("R203", "suite.num_groups", message, ("suite.num_groups", "suite.num_envs"), hint=hint)
+
+
+def shards_are_equal(recipe: Recipe) -> Iterator[Finding]:
+    shards = recipe.suite.num_shards
+    for path, total in (("suite.num_envs", recipe.suite.num_envs), ("ppo.minibatch_size", recipe.ppo.minibatch_size)):
+        if total % shards:
+            message = f"`suite.num_shards` ({shards}) does not divide `{path}` ({total})"
+            near = [n for n in (total - total % shards, total - total % shards + shards) if n]
+            hint = f"`{path}` can be {' or '.join(map(str, near))}, or choose {_nearest_words(total, shards)} shards"
+            yield Finding("R225", "suite.num_shards", message, ("suite.num_shards", path), hint=hint)
 
 
 def heads_share_the_width(recipe: Recipe) -> Iterator[Finding]:
@@ -219,10 +238,67 @@ def checkpoints_are_pinned(recipe: Recipe) -> Iterator[Finding]:
         yield Finding("R221", "policy.checkpoint", message, ("policy.checkpoint", "determinism"), hint=hint)
 
 
+def bands_are_ordered(recipe: Recipe) -> Iterator[Finding]:
+    spec = recipe.curriculum
+    if isinstance(spec, SuccessBandCurriculumSpec) and spec.low > spec.high:
+        message = f"`curriculum.low` ({spec.low:g}) is above `curriculum.high` ({spec.high:g})"
+        reads = ("curriculum.low", "curriculum.high")
+        yield Finding("R230", reads[0], message, reads, hint=f"at most {spec.high:g} leaves a band")
+
+
+def a_way_back_is_kept(recipe: Recipe) -> Iterator[Finding]:
+    if recipe.evaluation.guard.action == "rollback" and not recipe.run.keep.best:
+        message = (
+            "`evaluation.guard.action: rollback` goes back to the best checkpoint, which `run.keep.best` lets go of"
+        )
+        reads = ("evaluation.guard.action", "run.keep.best")
+        yield Finding("R231", reads[0], message, reads, hint="set `run.keep.best: true`")
+
+
+def groups_can_be_compared(recipe: Recipe) -> Iterator[Finding]:
+    kind, rollout, warmup = recipe.ppo.advantage, recipe.train.rollout, recipe.train.critic_warmup
+    if kind == "gae":
+        return
+    if rollout.kind != "episodes":
+        message = f"`ppo.advantage: {kind}` compares whole episodes; `train.rollout.kind: steps` collects none"
+        reads = ("ppo.advantage", "train.rollout.kind")
+        yield Finding("R232", reads[0], message, reads, hint="set `train.rollout.kind: episodes`")
+    elif rollout.group_size < 2:
+        message = f"`ppo.advantage: {kind}` compares the episodes of a group, and groups of one have nothing to compare"
+        reads = ("train.rollout.group_size", "ppo.advantage")
+        yield Finding("R232", reads[0], message, reads, hint="8 is usual")
+    if warmup:
+        message = f"`train.critic_warmup` ({warmup}) trains a critic that `ppo.advantage: {kind}` does without"
+        reads = ("train.critic_warmup", "ppo.advantage")
+        yield Finding("R232", reads[0], message, reads, hint="set `train.critic_warmup: 0`")
+
+
+def groups_fill_the_slots(recipe: Recipe) -> Iterator[Finding]:
+    rollout, envs = recipe.train.rollout, recipe.suite.num_envs
+    if rollout.kind != "episodes":
+        return
+    size, episodes = rollout.group_size, rollout.group_size * rollout.num_groups
+    reads = ("train.rollout.group_size", "suite.num_envs")
+    if envs % size:
+        message = f"`train.rollout.group_size` ({size}) does not divide `suite.num_envs` ({envs})"
+        yield Finding("R233", reads[0], message, reads, hint=_nearest(envs, size))
+    elif episodes % envs:
+        message = (
+            f"{rollout.num_groups} groups of {size} are {episodes} episodes, no multiple of `suite.num_envs` ({envs})"
+        )
+        path = "train.rollout.num_groups"
+        yield Finding("R233", path, message, (path, *reads), hint=f"a multiple of {envs // size} keeps every slot busy")
+    if recipe.suite.num_shards > 1:
+        message = "`train.rollout.kind: episodes` fills minibatches from all slots alike and so takes one shard"
+        reads = ("suite.num_shards", "train.rollout.kind")
+        yield Finding("R233", reads[0], message, reads, hint="set `suite.num_shards: 1`")
+
+
 RULES: tuple[Rule, ...] = (
     minibatches_fill_the_rollout,
     micro_batches_fill_the_minibatch,
     groups_are_equal,
+    shards_are_equal,
     heads_share_the_width,
     something_is_trained,
     tasks_exist,
@@ -236,6 +312,10 @@ RULES: tuple[Rule, ...] = (
     strict_pixels,
     critics_have_base_weights,
     checkpoints_are_pinned,
+    bands_are_ordered,
+    a_way_back_is_kept,
+    groups_can_be_compared,
+    groups_fill_the_slots,
 )
 
 

@@ -17,9 +17,11 @@ from pydantic_core import CoreSchema, core_schema
 from vlarl import registry
 from vlarl.digest import json_digest
 from vlarl.recipe.specs.base import PartSpec, Section
+from vlarl.recipe.specs.curriculum import UniformCurriculumSpec
 from vlarl.recipe.specs.learning import EvaluationSpec, ImitationSpec, PpoSpec, RunSpec, TrainSpec
 from vlarl.recipe.specs.policies import SharedCriticSpec, TinySpec
-from vlarl.recipe.specs.rewards import SuccessRewardSpec, UniformCurriculumSpec
+from vlarl.recipe.specs.prm import LabelsSpec, TinyPrmSpec
+from vlarl.recipe.specs.rewards import SuccessRewardSpec
 from vlarl.recipe.specs.suites import SuiteSpec, TabletopSpec
 
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
@@ -48,7 +50,8 @@ class KindOf:
 class Recipe(Section):
     """One run, completely: the same recipe on the same machine gives the same result."""
 
-    unhashed: ClassVar[frozenset[str]] = frozenset({"name", "run"})
+    # A run depends on the reward model itself, by its digest, and not on how one would be made.
+    unhashed: ClassVar[frozenset[str]] = frozenset({"name", "run", "labels", "prm"})
 
     name: str = Field(
         "unnamed",
@@ -79,6 +82,12 @@ class Recipe(Section):
         TrainSpec(), description="The loop: how long, how much is collected, how actions are sampled."
     )
     evaluation: EvaluationSpec = Field(EvaluationSpec(), description="Evaluation on held-out init states.")
+    labels: LabelsSpec = Field(
+        LabelsSpec(), description="How `vlarl label-segments` cuts trajectories and labels their steps."
+    )
+    prm: Annotated[PartSpec, KindOf("prm", "tiny")] = Field(
+        TinyPrmSpec(), description="The process reward model that `vlarl train-prm` trains from the labels."
+    )
     run: RunSpec = Field(RunSpec(), description="The run folder: where, how often, how much is kept.")
     determinism: Literal["off", "seeded", "strict"] = Field(
         "seeded",
@@ -87,14 +96,23 @@ class Recipe(Section):
 
     @property
     def rollout_size(self) -> int:
-        """Control steps of one iteration, over all slots."""
-        return self.suite.num_envs * self.train.rollout.num_steps
+        """Control steps of one iteration, over all slots; of whole episodes what is expected."""
+        rollout = self.train.rollout
+        if rollout.kind == "episodes":
+            return rollout.num_groups * rollout.group_size * rollout.num_steps
+        return self.suite.num_envs * rollout.num_steps
 
 
 def hashed_values(section: BaseModel) -> dict[str, Any]:
     """The values of ``section`` that can change a result, as plain JSON data."""
-    left_out = section.unhashed if isinstance(section, Section) else frozenset()
+    left_out = section.unhashed | _at_default(section) if isinstance(section, Section) else frozenset()
     return {name: _hashed(getattr(section, name)) for name in type(section).model_fields if name not in left_out}
+
+
+def _at_default(section: Section) -> frozenset[str]:
+    """Names of ``unhashed_at_default`` fields that have their default."""
+    fields = type(section).model_fields
+    return frozenset(name for name in section.unhashed_at_default if getattr(section, name) == fields[name].default)
 
 
 def _hashed(value: Any) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vlarl.errors import RunError
-from vlarl.rewards.protocol import Reward
+from vlarl.rewards.protocol import OfModel, Reward
 from vlarl.types import Rollout, Scored
 
 
@@ -17,6 +17,11 @@ class Rewards:
     def __init__(self, rewards: Sequence[Reward]) -> None:
         assert len({reward.name for reward in rewards}) == len(rewards), "names are unique"
         self._rewards = tuple(rewards)
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Digest of each frozen model that gives one of the rewards, by the reward's name."""
+        return {reward.name: reward.digest for reward in self._rewards if isinstance(reward, OfModel)}
 
     def score(self, rollout: Rollout) -> Scored:
         """Raises RunError naming the reward when one is not a number."""

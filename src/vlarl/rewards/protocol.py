@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -17,4 +18,25 @@ class Reward(Protocol):
 
     def score(self, rollout: Rollout) -> np.ndarray:
         """(N, T) float32 before the weight; finite everywhere."""
+        ...
+
+
+@runtime_checkable
+class OfModel(Protocol):
+    """A reward that a frozen model gives; the run's hash chain has the model's digest."""
+
+    name: str
+    digest: str
+
+
+class Scorer(Protocol):
+    """A frozen process reward model."""
+
+    digest: str
+    previous_frame: int  # how many steps earlier the second picture is; 0 for none
+
+    def answers(
+        self, images: np.ndarray, previous: np.ndarray | None, instructions: Sequence[str], batch_size: int
+    ) -> Mapping[str, np.ndarray]:
+        """(n,) float32 in [0, 1] by name of the answer, for images (n, H, W, 3) uint8 and as many instructions."""
         ...

@@ -143,20 +143,21 @@ def demonstration_files(source: Path) -> list[Path]:
     return files
 
 
-def read_trajectories(path: Path) -> Iterator[Trajectory]:
+def read_trajectories(path: Path, *, images: bool = True) -> Iterator[Trajectory]:
     """The episodes of one file, in their order, one in memory at a time, images and actions aligned.
 
-    AssetError R311 where the file is damaged, R316 where it is another robot's.
+    Without ``images`` none are decoded, and the trajectories have arrays of none, (0, H, W, 3). AssetError R311 where
+    the file is damaged, R316 where it is another robot's.
     """
     with reading(path) as file:
         source = read_source(file, path)
         is_libero = "bddl_file_name" in file["data"].attrs
         for name in demo_names(file):
             check_actions(file["data"][name]["actions"], path)
-            yield _read_trajectory(file["data"][name], source, is_libero=is_libero)
+            yield _read_trajectory(file["data"][name], source, is_libero=is_libero, images=images)
 
 
-def _read_trajectory(group: h5py.Group, source: Source, *, is_libero: bool) -> Trajectory:
+def _read_trajectory(group: h5py.Group, source: Source, *, is_libero: bool, images: bool) -> Trajectory:
     length = _check_shapes(group)
     actions = np.asarray(group["actions"], np.float32)
     executed = np.asarray(group["executed_actions"], np.float32) if "executed_actions" in group else actions
@@ -169,11 +170,12 @@ def _read_trajectory(group: h5py.Group, source: Source, *, is_libero: bool) -> T
             raise ValueError("one step alone, whose image was taken after it")
         seen, acted = slice(None, -1), slice(1, None)  # what was seen after action t precedes action t + 1
     signals = {name: values[seen] for name, values in signals.items()}
+    pictures = np.asarray(group["obs"]["agentview_rgb"][seen if images else slice(0)])
     if states is not None:
         signals["states"] = states[acted]
     return Trajectory(
         instruction=source.instruction,
-        images=seen_by_policies(np.asarray(group["obs"]["agentview_rgb"][seen]), bottom_up=source.bottom_up),
+        images=seen_by_policies(pictures, bottom_up=source.bottom_up),
         actions=actions[acted],
         executed=executed[acted],
         signals=signals,

@@ -19,9 +19,13 @@ _ASKED = "MUJOCO_EGL_DEVICE_ID"
 
 
 def spread_over_devices(worker: int) -> None:
-    """Choose a device for simulator process number ``worker``, unless one has been chosen; MuJoCo finds it."""
+    """Choose a device for simulator process number ``worker``, unless one has been chosen; MuJoCo finds it.
+
+    Where a launcher started several processes on this machine, each renders on the device it computes on.
+    """
     if _ASKED not in os.environ:
-        chosen = choose(cuda_numbers(), os.environ.get("CUDA_VISIBLE_DEVICES"), worker)
+        place = int(os.environ.get("LOCAL_RANK", worker))
+        chosen = choose(cuda_numbers(), os.environ.get("CUDA_VISIBLE_DEVICES"), place)
         if chosen is not None:
             os.environ[_ASKED] = str(chosen)
 

@@ -28,8 +28,10 @@ Assign = Callable[[int, int], EpisodeSpec | None]
 
 
 class Pool:
-    """N env slots of one suite.
+    """N env slots of one suite: those of the shards ``shards``, of all shards when absent.
 
+    Inside, slots are counted from 0 at ``first_slot``; ``shards`` and ``groups`` are slices of them, no group reaches
+    across shards, and the pool of one shard does the same whichever others are beside it.
     ``assign(slot, episode_index)`` names the episode a slot runs next, None to leave it idle for
     good. It is asked when the episode before is under way, once, and again after ``refresh``.
     A worker that makes no progress for ``timeout_seconds`` is taken for dead. Start the pool from a
@@ -43,12 +45,21 @@ class Pool:
         image_size: int,
         assign: Assign,
         *,
+        shards: range | None = None,
         timeout_seconds: float = 120.0,
     ) -> None:
-        num_slots = spec.num_envs
+        shards = range(spec.num_shards) if shards is None else shards
+        shard_size = spec.num_envs // spec.num_shards
+        num_slots = len(shards) * shard_size
         self._tasks = tuple(tasks)
         self._assign = assign
-        self.groups: tuple[slice, ...] = _ranges(0, num_slots, min(spec.num_groups, num_slots))
+        self.first_slot = shards.start * shard_size
+        self.shards: tuple[slice, ...] = _ranges(0, num_slots, len(shards))
+        self.groups: tuple[slice, ...] = tuple(
+            group
+            for shard in self.shards
+            for group in _ranges(shard.start, shard.stop, min(spec.num_groups, shard_size))
+        )
         largest = max(group.stop - group.start for group in self.groups)
         num_workers = min(spec.num_workers, largest)
         sizes = Sizes(num_slots, num_workers, image_size, max(task.horizon for task in self._tasks))
@@ -79,7 +90,7 @@ class Pool:
         """Begin every slot's first episode and render it."""
         self._launch()
         for slot in range(len(self._specs)):
-            self._place(slot, self._assign(slot, 0), index=0)
+            self._place(slot, self._assign(self.first_slot + slot, 0), index=0)
         self._begin_all()
         running, doomed = self._arrays.running, self._arrays.doomed
         if running.any() and doomed[running].all():
@@ -102,6 +113,17 @@ class Pool:
             self._arrays.doomed[slot] = state.spec is not None and not any(state.digest)
             self._digests[slot] = np.frombuffer(state.digest, dtype=np.uint8)
         self._begin_all(checked=True)
+
+    def restart(self) -> None:
+        """When every slot is idle: ask ``assign`` again for the episode each has come to, and begin it."""
+        assert self._started, "restart before start"
+        assert not self._pending, "restart between send and receive"
+        assert not self._arrays.running.any(), "restart while an episode is under way"
+        for slot in range(len(self._specs)):
+            index = int(self._index[slot])
+            self._place(slot, self._assign(self.first_slot + slot, index), index)
+        self._without_next.update(range(len(self._specs)))
+        self._begin_all()
 
     def refresh(self) -> None:
         """At an iteration's start: ask ``assign`` again for each slot's next episode; the present one goes on."""
@@ -216,7 +238,7 @@ class Pool:
             return
         self._without_next.discard(slot)
         if self._arrays.running[slot]:
-            spec = self._assign(slot, int(self._index[slot]) + 1)
+            spec = self._assign(self.first_slot + slot, int(self._index[slot]) + 1)
             self._arrays.has_next[slot] = spec is not None
             if spec is not None:
                 self._arrays.next_spec[slot] = encode_spec(spec)
@@ -312,7 +334,7 @@ class Pool:
         doomed = arrays.next_doomed if in_next else arrays.doomed
         if doomed[slot]:
             raise RunError(
-                f"simulator processes keep dying at slot {slot}: {cause}, then {death}",
+                f"simulator processes keep dying at slot {self.first_slot + slot}: {cause}, then {death}",
                 code="X541",
                 hint="look for what ends them (memory?): `dmesg` tells; then `vlarl resume`",
             )
@@ -325,11 +347,12 @@ class Pool:
                 continue
             if not np.array_equal(arrays.present_digest[slot], self._digests[slot]):
                 spec, step = self._specs[slot], int(arrays.length[slot])
+                place = self.first_slot + slot
                 raise DriftError(
-                    f"slot {slot}: replaying {step} steps of task {spec.task} ({spec.split} init {spec.init}) "
+                    f"slot {place}: replaying {step} steps of task {spec.task} ({spec.split} init {spec.init}) "
                     "gave another simulator state than the one recorded",
                     code="D610",
-                    place=f"slot {slot}, step {step}",
+                    place=f"slot {place}, step {step}",
                     hint="the simulator, its assets or the CPU differ from those of the recording",
                 )
 

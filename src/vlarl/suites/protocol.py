@@ -99,7 +99,9 @@ class Suite(Protocol):
 class SlotPool(Protocol):
     """What the mechanics need of the vectorised pool: N slots in fixed groups, stepped in lockstep."""
 
-    groups: tuple[slice, ...]
+    first_slot: int  # slots are counted from 0 here, over all processes from this one
+    shards: tuple[slice, ...]
+    groups: tuple[slice, ...]  # each within one shard
 
     def refresh(self) -> None:
         """Ask again which episode each slot runs next; present episodes go on."""

@@ -21,6 +21,9 @@ class Section(BaseModel):
     unhashed: ClassVar[frozenset[str]] = frozenset()
     """Fields that cannot change a result and so are left out of the recipe's digest."""
 
+    unhashed_at_default: ClassVar[frozenset[str]] = frozenset()
+    """Fields left out of it while they have their default: what they choose was the only way there was."""
+
 
 class PartSpec(Section):
     """A section that names a part: ``kind`` chooses the class, ``target`` says where it lives.

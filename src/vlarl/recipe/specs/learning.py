@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -61,6 +61,14 @@ class PpoSpec(Section):
     lr_warmup: NonNegativeInt = Field(
         0, description="Iterations in which the policy's learning rate rises linearly, after the critic's warm-up."
     )
+    advantage: Literal["gae", "grpo", "rloo"] = Field(
+        "gae",
+        description="`gae`: the critic's. Without a critic, an episode's return against those of its group: `grpo` the "
+        "mean, over the deviation; `rloo` the mean of the others.",
+    )
+    drop_equal_groups: bool = Field(
+        False, description="`grpo`, `rloo`: leave out groups that all succeeded or all failed (dynamic sampling)."
+    )
     gamma: Fraction = Field(0.99, description="Discount per control step.")
     gae_lambda: Fraction = Field(0.95, description="Generalised advantage estimation.")
     clip: PositiveFloat = Field(0.2, description="Clip range of the ratio.")
@@ -76,7 +84,7 @@ class PpoSpec(Section):
     target_kl: PositiveFloat | None = Field(
         None, description="Stop the update of an iteration above 1.5 times this approximate KL."
     )
-    normalize_advantages: bool = Field(True, description="Mean 0 and deviation 1 over the rollout.")
+    normalize_advantages: bool = Field(True, description="`gae`: mean 0 and deviation 1 over the rollout.")
     truncation: Literal["bootstrap", "terminal"] = Field(
         "terminal", description="At the horizon: add gamma * V(final_obs), or treat it as failure."
     )
@@ -91,18 +99,30 @@ class PpoSpec(Section):
     adam_eps: PositiveFloat = Field(1e-5, description="AdamW epsilon.")
 
 
-class StepsRolloutSpec(Section):
-    """A fixed number of control steps per slot; episodes go on across iterations."""
+class RolloutSpec(Section):
+    """How much is collected in an iteration: control steps, or whole episodes in groups that begin alike."""
 
-    kind: Literal["steps"] = "steps"
-    num_steps: PositiveInt = Field(128, description="Control steps per slot and iteration.")
+    kind: Literal["steps", "episodes"] = Field(
+        "steps",
+        description="`steps`: so many of every slot, episodes go on across iterations. `episodes`: groups of whole "
+        "episodes of the same task and init state, as `ppo.advantage: grpo` and `rloo` need.",
+    )
+    num_steps: PositiveInt = Field(
+        128,
+        description="`steps`: control steps per slot and iteration. `episodes`: the length of an episode that "
+        "`vlarl plan` reckons with.",
+    )
+    group_size: PositiveInt = Field(8, description="`episodes`: episodes of a group; divides `suite.num_envs`.")
+    num_groups: PositiveInt = Field(
+        8, description="`episodes`: groups an iteration; with `group_size` a multiple of `suite.num_envs`."
+    )
 
 
 class TrainSpec(Section):
     """The loop."""
 
     iterations: PositiveInt = Field(100, description="Iterations of collect, score, update.")
-    rollout: StepsRolloutSpec = StepsRolloutSpec()
+    rollout: RolloutSpec = RolloutSpec()
     temperature: PositiveFloat = Field(1.0, description="Sampling temperature of the rollout.")
     final_temperature: PositiveFloat | None = Field(
         None, description="Temperature of the last iteration, reached linearly; absent: the same all along."
@@ -122,6 +142,19 @@ class TrainSpec(Section):
         return self.temperature + (last - self.temperature) * progress
 
 
+class GuardSpec(Section):
+    """Watches for a policy that has become worse than it was at step 0: a sequential test on paired episodes."""
+
+    action: Literal["warn", "rollback", "stop"] = Field(
+        "warn",
+        description="What an alarm does: a warning; policy and critic go back to the best evaluation's; or the run "
+        "ends, state kept.",
+    )
+    false_alarm_rate: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.05, description="Chance of an alarm in a whole run, however many evaluations, if the policy gets no worse."
+    )
+
+
 class EvaluationSpec(Section):
     """Evaluation on held-out init states, before the first iteration and then at intervals."""
 
@@ -131,6 +164,7 @@ class EvaluationSpec(Section):
     episodes: PositiveInt = Field(20, description="Episodes per task: eval init states 0 .. episodes - 1.")
     decoding: Literal["greedy", "sampled"] = Field("greedy", description="How action tokens are chosen.")
     temperature: PositiveFloat = Field(1.0, description="Sampling temperature, when `decoding: sampled`.")
+    guard: GuardSpec = GuardSpec()
     videos: bool = Field(
         True, description="Write videos of the first, best and worst episode of each task at the last evaluation."
     )

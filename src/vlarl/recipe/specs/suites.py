@@ -17,13 +17,21 @@ class SuiteSpec(PartSpec):
     """What every suite has."""
 
     unhashed: ClassVar[frozenset[str]] = frozenset({"num_workers", "models_per_worker", "renderer"})
+    unhashed_at_default: ClassVar[frozenset[str]] = frozenset({"num_shards"})
 
     name: str = Field(description="Which set of tasks.")
     num_envs: PositiveInt = Field(32, description="Env slots stepped side by side; part of the recipe's identity.")
-    num_groups: PositiveInt = Field(
-        2, description="Fixed groups of slots: while one group simulates, the policy decides for another."
+    num_shards: PositiveInt = Field(
+        1,
+        description="Equal shards of the env slots. Each training process runs whole shards, and each minibatch takes "
+        "equally many steps from every shard, so that the number of processes changes no result.",
     )
-    num_workers: PositiveInt = Field(2, description="Simulator processes. Changes speed only, never a result.")
+    num_groups: PositiveInt = Field(
+        2, description="Fixed groups of a shard's slots: while one group simulates, the policy decides for another."
+    )
+    num_workers: PositiveInt = Field(
+        2, description="Simulator processes of each training process. Changes speed only, never a result."
+    )
     models_per_worker: PositiveInt = Field(
         8, description="Compiled tasks a worker keeps, least recently used first out. Changes speed and memory only."
     )
