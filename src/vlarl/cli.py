@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -17,6 +18,19 @@ __all__ = ["app", "cli_prm", "cli_recipes", "cli_results", "cli_runs", "main"]
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: wrong usage exits with 2, as JSON where `--json` was asked for."""
+    try:
+        _command(arguments)
+    except SystemExit as ending:
+        if os.environ.get("WORLD_SIZE", "1") != "1" and isinstance(ending.code, int):
+            # Threads that torch keeps for its rendezvous can abort the interpreter while it is torn down, after all
+            # is written and said.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(ending.code)
+        raise
+
+
+def _command(arguments: list[str] | None) -> None:
     words = sys.argv[1:] if arguments is None else arguments
     usage_problem: Any = typer.BadParameter.__base__
     try:
