@@ -33,6 +33,7 @@ LAYERS: dict[int, tuple[str, ...]] = {
         "export",
         "reproduce",
         "report",
+        "study",
         "doctor",
     ),
     SURFACE: ("console", "cli", "__main__"),
@@ -41,7 +42,7 @@ LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}
 # Layers whose modules make one family; in the others every top-level name stands alone.
 FAMILIES = {LANGUAGE, RECORD, ASSEMBLY, SURFACE}
 # The pieces of programs that other programs use.
-PIECES = {("evaluate", "videos"), ("replay", "videos"), ("report", "videos"), ("train", "videos")}
+PIECES = {("evaluate", "videos"), ("replay", "videos"), ("report", "videos"), ("train", "videos"), ("study", "report")}
 # What parts and mechanics know of the parts: a policy's feature is what a critic reads.
 CONTRACTS = {"policies.protocol", "suites.protocol", "rewards.protocol"}
 WITHOUT_SIMULATOR_OR_TORCH = {GROUND, LANGUAGE, RECORD, SURFACE}

@@ -1,4 +1,4 @@
-"""Generalised advantage estimation over whole slots, one value per control step."""
+"""Generalised advantage estimation over whole slots, one value per step, which is one decision of the policy."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def group_advantages(scored: Scored, kind: GroupKind, *, drop_equal_groups: bool
     for group in groups.values():
         if drop_equal_groups and len({episode.success for episode in group}) == 1:
             continue
-        places = [(e.slot, slice(e.end_step + 1 - e.length, e.end_step + 1)) for e in group]
+        places = [(episode.slot, rollout.steps_of(episode)) for episode in group]
         totals = np.array([scored.rewards[place].sum(dtype=np.float64) for place in places])
         for place, total, advantage in zip(places, totals, _against_group(totals, kind), strict=True):
             raw[place], returns[place], kept[place] = advantage, total, True
@@ -66,6 +66,9 @@ def advantages(
     delta_t = r_t + gamma * V_{t+1} - V_t and A_t = delta_t + gamma * lambda * A_{t+1} (Schulman et al.
     2016, eq. 16), both cut where an episode ends. At the horizon ``bootstrap`` takes V(final_obs) for
     V_{t+1}, ``terminal`` takes 0.
+
+    Where a step lasted k control steps, gamma^k stands for gamma: rewards of a chunk are summed as they are, and the
+    discount counts control steps, so that it means the same for every policy. lambda counts steps, as it weighs values.
     """
     rollout = scored.rollout
     raw = gae(
@@ -74,7 +77,7 @@ def advantages(
         ended=rollout.terminated | rollout.truncated | rollout.errored,
         boundary_values=_boundary_values(scored, truncation),
         last_values=rollout.last_values,
-        gamma=gamma,
+        gamma=rollout.discounts(gamma),
         gae_lambda=gae_lambda,
     )
     returns = raw + rollout.values
@@ -114,10 +117,10 @@ def gae(
     ended: np.ndarray,
     boundary_values: np.ndarray,
     last_values: np.ndarray,
-    gamma: float,
+    gamma: float | np.ndarray,
     gae_lambda: float,
 ) -> np.ndarray:
-    """(N, T) float64 advantages.
+    """(N, T) float64 advantages; ``gamma`` is one discount, or (N, T) of them, each of what follows its step.
 
     ``boundary_values`` (N, T) stands for V_{t+1} where an episode ``ended`` (N, T) at t;
     ``last_values`` (N,) stands for it after the last step.
@@ -127,9 +130,10 @@ def gae(
     carried = np.zeros(num_slots, dtype=np.float64)
     next_values = last_values.astype(np.float64)
     for t in reversed(range(num_steps)):
+        discount = gamma[:, t] if isinstance(gamma, np.ndarray) else gamma
         following = np.where(ended[:, t], boundary_values[:, t], next_values)
-        delta = rewards[:, t] + gamma * following - values[:, t]
-        carried = delta + gamma * gae_lambda * np.where(ended[:, t], 0.0, carried)
+        delta = rewards[:, t] + discount * following - values[:, t]
+        carried = delta + discount * gae_lambda * np.where(ended[:, t], 0.0, carried)
         result[:, t] = carried
         next_values = values[:, t].astype(np.float64)
     return result

@@ -15,7 +15,7 @@ from vlarl.ppo import Ppo
 from vlarl.recipe.schema import Recipe
 from vlarl.recipe.specs.base import PartSpec
 from vlarl.recipe.specs.policies import OpenVlaSpec
-from vlarl.recipe.specs.rewards import ProcessRewardSpec
+from vlarl.recipe.specs.rewards import DenseOracleRewardSpec, ProcessRewardSpec
 from vlarl.registry import build
 from vlarl.rewards.combine import Rewards
 from vlarl.run import checkpoint
@@ -99,8 +99,12 @@ def build_parts(recipe: Recipe, ranks: Ranks = ALONE) -> Parts:
 
 def _build_reward(spec: PartSpec, recipe: Recipe, suite: Suite) -> Reward:
     """AssetError R395-R398 where the model of a process reward cannot judge this suite."""
+    reward: Reward
+    if isinstance(spec, DenseOracleRewardSpec):
+        reward = build(spec, gamma=recipe.ppo.gamma)
+        return reward
     if not isinstance(spec, ProcessRewardSpec):
-        reward: Reward = build(spec)
+        reward = build(spec)
         return reward
     from vlarl.prm.folder import Meaning, check_meaning, load_reward_model
 
@@ -109,8 +113,8 @@ def _build_reward(spec: PartSpec, recipe: Recipe, suite: Suite) -> Reward:
     wanted = Meaning(action=conventions.action, suite=recipe.suite.kind, image_size=conventions.image_size)
     check_meaning(scorer, wanted)
     horizons = [task.horizon for task in suite.tasks()]
-    scored: Reward = build(spec, scorer=scorer, gamma=recipe.ppo.gamma, horizons=horizons)
-    return scored
+    reward = build(spec, scorer=scorer, gamma=recipe.ppo.gamma, horizons=horizons)
+    return reward
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,10 +16,11 @@ from vlarl.registry import suite_spec_for
 from vlarl.run.checkpoint import is_checkpoint
 
 _HUB = "hf://"
+_KIND, _OTHER_KIND = "openvla", "openvla_oft"  # the second where `--set policy.kind` says so
 _FILES = ("config.json", "adapter_config.json", "model.safetensors", "model.safetensors.index.json")
 # What the command line says already, or what evaluating leaves no choice about.
 _GIVEN = {
-    "policy.kind": "the kind is `openvla`",
+    "policy.kind": f"the kind is `{_KIND}`, or `--set policy.kind={_OTHER_KIND}`",
     "policy.checkpoint": "`--checkpoint` names it",
     "policy.lora": "the weights are evaluated as they are",
     "policy.gradient_checkpointing": "nothing is trained",
@@ -45,10 +46,11 @@ def weights_recipe(checkpoint: str, suite: str, overrides: Sequence[str]) -> Rec
     Raises UsageError (U217) for an override that says what is said elsewhere, RecipeError for a value that cannot be.
     """
     for text in overrides:
-        _check(text.partition("=")[0].strip())
+        if text.replace(" ", "") != f"policy.kind={_OTHER_KIND}":
+            _check(text.partition("=")[0].strip())
     values = {
         "suite": {"kind": suite_spec_for(suite).kind, "name": suite},
-        "policy": {"kind": "openvla", "checkpoint": checkpoint, "lora": None},
+        "policy": {"kind": _KIND, "checkpoint": checkpoint, "lora": None},
         "imitation": None,
         # An update that fits any number of slots, so that no rule about updates has anything to say.
         "train": {"rollout": {"kind": "steps", "num_steps": 1}},
@@ -62,12 +64,16 @@ def weights_recipe(checkpoint: str, suite: str, overrides: Sequence[str]) -> Rec
 
 def used_as(recipe: Recipe) -> Mapping[str, Any]:
     """How the checkpoint of ``weights_recipe`` is used: every value of `policy` that can change an episode."""
-    return {key: value for key, value in hashed_values(recipe.policy).items() if f"policy.{key}" not in _GIVEN}
+    used = {key: value for key, value in hashed_values(recipe.policy).items() if f"policy.{key}" not in _GIVEN}
+    return used if recipe.policy.kind == _KIND else {"kind": recipe.policy.kind, **used}
 
 
 def settings(recipe: Recipe) -> Iterator[str]:
     """What `--set` must say of a checkpoint to use it as ``recipe`` uses its policy; defaults are left out."""
-    usual = {"policy": OpenVlaSpec(checkpoint=""), "suite": suite_spec_for(recipe.suite.name)}
+    assert isinstance(recipe.policy, OpenVlaSpec), recipe.policy.kind
+    if recipe.policy.kind != _KIND:
+        yield f"policy.kind={recipe.policy.kind}"
+    usual = {"policy": type(recipe.policy)(checkpoint=""), "suite": suite_spec_for(recipe.suite.name)}
     for section, defaults in usual.items():
         default = hashed_values(defaults)
         for key, value in hashed_values(getattr(recipe, section)).items():

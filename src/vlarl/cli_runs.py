@@ -244,11 +244,11 @@ def replay(
 @command("report", RUNS)
 def report(
     console: Console,
-    run: RunArgument,
+    run: Annotated[str, typer.Argument(metavar="RUN|STUDY", help="Run folder, its name, `last`, or a study's folder.")],
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="HTML file to write.")] = None,
     runs: RunsOption = _RUNS,
 ) -> None:
-    """Write one HTML file that shows what a run did."""
+    """Write one HTML file that shows what a run did, or what a study found."""
     from vlarl.report import report as write_report
     from vlarl.report import report_json, report_notes, report_text
 

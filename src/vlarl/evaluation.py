@@ -10,7 +10,7 @@ import numpy as np
 from vlarl.policies.protocol import Policy
 from vlarl.seeding import uniforms
 from vlarl.suites.protocol import SlotPool
-from vlarl.types import EpisodeSpec, Trial
+from vlarl.types import ACTION_SIZE, EpisodeSpec, Trial
 
 
 @dataclass(frozen=True)
@@ -91,16 +91,17 @@ def _receive(pool: SlotPool, group: int, actions: dict[int, list[np.ndarray]]) -
     specs, steps, active = pool.specs(group), pool.episode_step(group), pool.active(group)
     step = pool.receive(group)
     ended = (step.terminated | step.truncated | step.errored) & active
+    taken = np.ones(len(ended), np.int32) if step.num_taken is None else step.num_taken
     finished = []
     for i in np.flatnonzero(ended):
-        slot = pool.groups[group].start + int(i)
+        slot, length = pool.groups[group].start + int(i), int(steps[i] + taken[i])
         finished.append(
             Trial(
                 spec=specs[i],
                 success=bool(step.terminated[i]),
                 errored=bool(step.errored[i]),
-                length=int(steps[i]) + 1,
-                actions=np.stack(actions[slot]),
+                length=length,
+                actions=np.stack(actions[slot]).reshape(-1, ACTION_SIZE)[:length],  # of a chunk, what was carried out
             )
         )
         actions[slot] = []

@@ -13,7 +13,7 @@ from vlarl.errors import RunError
 from vlarl.policies.protocol import Policy
 from vlarl.recipe.specs.learning import ImitationSpec
 from vlarl.seeding import generator
-from vlarl.types import Demonstrations
+from vlarl.types import ACTION_SIZE, Demonstrations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,17 @@ def learning_rate(spec: ImitationSpec, update: int) -> float:
     return spec.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
+def _targets(tokens: np.ndarray, demonstrations: Demonstrations, rows: np.ndarray, chunk: int) -> np.ndarray:
+    """(M, 7 K) tokens of the ``chunk`` = K steps from each of ``rows`` (M,) on; past an episode's end its last step."""
+    if chunk == 1:
+        own: np.ndarray = tokens[rows]
+        return own
+    assert demonstrations.last_rows is not None, "a chunk needs to know where an episode ends"
+    window = np.minimum(rows[:, None] + np.arange(chunk), demonstrations.last_rows[rows][:, None])
+    chunks: np.ndarray = tokens[window].reshape(len(rows), -1)
+    return chunks
+
+
 def clone(
     policy: Policy,
     demonstrations: Demonstrations,
@@ -45,13 +56,14 @@ def clone(
     parameters = [p for group in policy.trainable_groups().values() for p in group]
     optimizer = torch.optim.AdamW(parameters, lr=spec.lr, weight_decay=spec.weight_decay)
     tokens = policy.encode(demonstrations.actions)
+    chunk = max(1, policy.num_action_tokens // ACTION_SIZE)
     order, losses, hits = np.empty(0, np.int64), [], []
     for update in range(spec.updates):
         if len(order) < spec.batch_size:
             epoch = generator(seed, "imitation-order", update).permutation(len(demonstrations))
             order = np.concatenate([order, *[epoch] * (1 + spec.batch_size // len(epoch))])
         rows, order = order[: spec.batch_size], order[spec.batch_size :]
-        target = torch.from_numpy(tokens[rows])
+        target = torch.from_numpy(_targets(tokens, demonstrations, rows, chunk))
         log_probs = policy.token_log_probs(policy.prepare(demonstrations.observation(rows)), target)
         loss = -log_probs.gather(2, target[..., None]).mean()
         if not torch.isfinite(loss):

@@ -70,14 +70,15 @@ class Recorder:
         self._scalars = Scalars(curves, progress.iteration + 1)
         self._since = perf_counter()
 
-    def begin_chain(self, recipe_digest: str) -> None:
-        """The first link: the recipe, the weights the run starts from, the frozen models that reward it."""
+    def begin_chain(self, recipe_digest: str) -> dict[str, Any]:
+        """The first link: the recipe, the weights the run starts from, the frozen models that reward it. Returns it."""
         parameters = self._parameters()
         self._ranks.agree(parameters, "the weights")
         first: dict[str, Any] = {"recipe": recipe_digest, "parameters": parameters}
         if self._parts.rewards.digests:
             first["reward_models"] = self._parts.rewards.digests
         self.progress.chain = chain_link(GENESIS, first)
+        return {**first, "chain": self.progress.chain}
 
     def cut_back(self) -> None:
         """Forget what a run had written after the checkpoint it goes on from."""
@@ -251,12 +252,7 @@ class Recorder:
         }
 
     def _parameters(self) -> str:
-        named = {
-            f"{part}.{name}": tensor.detach().cpu().numpy()
-            for part, tensors in self._parts.weights().items()
-            for name, tensor in tensors.items()
-        }
-        return named_arrays_digest(named)
+        return parameters_digest(self._parts)
 
     def _warnings(self, scored: Scored, stats: UpdateStats) -> list[str]:
         """Conditions that held for several iterations in a row, named once they do."""
@@ -299,6 +295,16 @@ class Recorder:
         with disk_errors(self.run.batches):
             self.run.batches.mkdir(exist_ok=True)
             write_bytes(self.run.batches / f"{stem}.safetensors", save(arrays))
+
+
+def parameters_digest(parts: Parts) -> str:
+    """Digest of all weights, policy and critic."""
+    named = {
+        f"{part}.{name}": tensor.detach().cpu().numpy()
+        for part, tensors in parts.weights().items()
+        for name, tensor in tensors.items()
+    }
+    return named_arrays_digest(named)
 
 
 def restore(parts: Parts, found: checkpoint.Checkpoint) -> Progress:

@@ -23,9 +23,16 @@ from vlarl.recipe.specs.curriculum import (
     SuccessBandCurriculumSpec,
     UniformCurriculumSpec,
 )
-from vlarl.recipe.specs.policies import AdapterCriticSpec, FrozenCriticSpec, OpenVlaSpec, SharedCriticSpec, TinySpec
+from vlarl.recipe.specs.policies import (
+    AdapterCriticSpec,
+    FrozenCriticSpec,
+    OpenVlaOftSpec,
+    OpenVlaSpec,
+    SharedCriticSpec,
+    TinySpec,
+)
 from vlarl.recipe.specs.prm import TinyPrmSpec
-from vlarl.recipe.specs.rewards import ProcessRewardSpec, SuccessRewardSpec
+from vlarl.recipe.specs.rewards import DenseOracleRewardSpec, ProcessRewardSpec, SuccessRewardSpec
 from vlarl.recipe.specs.suites import LiberoSpec, SuiteSpec, TabletopSpec
 
 GROUP = "vlarl.parts"
@@ -35,9 +42,9 @@ SIMILAR = 0.6  # below this likeness a suggestion misleads more than it helps
 BUILT_IN: Mapping[str, tuple[type[PartSpec], ...]] = MappingProxyType(
     {
         "suite": (TabletopSpec, LiberoSpec),
-        "policy": (TinySpec, OpenVlaSpec),
+        "policy": (TinySpec, OpenVlaSpec, OpenVlaOftSpec),
         "critic": (SharedCriticSpec, FrozenCriticSpec, AdapterCriticSpec),
-        "rewards": (SuccessRewardSpec, ProcessRewardSpec),
+        "rewards": (SuccessRewardSpec, ProcessRewardSpec, DenseOracleRewardSpec),
         "curriculum": (
             UniformCurriculumSpec,
             PaperCurriculumSpec,

@@ -8,9 +8,12 @@ from typing import Any
 
 from vlarl.report_data import gather
 from vlarl.report_page import page
+from vlarl.report_study import is_study, study_page, summary
 from vlarl.results_text import sentence
 from vlarl.run.files import disk_errors, write_text
 from vlarl.run.folder import open_run
+
+STUDY_REPORT = "report.html"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,19 +27,31 @@ class Report:
 
 
 def report(run: str | Path, *, out: Path | None = None, runs: Path = Path("runs")) -> Report:
-    """Write the report of a run to ``out``, else to ``report.html`` in its folder.
+    """Write the report of a run, or of a study's folder, to ``out``, else to ``report.html`` in its folder.
 
     Works on a run at any moment: what does not exist yet is left out. AssetError for damaged files.
     """
+    if is_study(Path(run)):
+        return _study_report(Path(run), out)
     folder = open_run(run, runs)
     data = gather(folder)
     path = out or folder.report
     text = page(data)
+    _write(path, text)
+    told = sentence(data.comparison) if data.comparison else None
+    return Report(path=path, size=len(text.encode()), run=folder.id, summary=told)
+
+
+def _study_report(folder: Path, out: Path | None) -> Report:
+    path, text = out or folder / STUDY_REPORT, study_page(folder)
+    _write(path, text)
+    return Report(path=path, size=len(text.encode()), run=folder.name, summary=summary(folder))
+
+
+def _write(path: Path, text: str) -> None:
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, text)
-    summary = sentence(data.comparison) if data.comparison else None
-    return Report(path=path, size=len(text.encode()), run=folder.id, summary=summary)
 
 
 def report_text(written: Report) -> str:

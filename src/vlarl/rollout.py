@@ -1,4 +1,4 @@
-"""Collecting a rollout: T control steps of every slot, one group simulating while another decides."""
+"""Collecting a rollout: T steps of every slot, one group simulating while another decides."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vlarl.distributed_rollout import combined
 from vlarl.policies.protocol import Critic, Policy
 from vlarl.seeding import uniforms
 from vlarl.suites.protocol import SlotPool
-from vlarl.types import Episode, Observation, Rollout, StageDigests
+from vlarl.types import ACTION_SIZE, Episode, Observation, Rollout, StageDigests
 
 
 class _Buffer:
@@ -29,6 +29,7 @@ class _Buffer:
         self.seeds = np.empty(shape, np.int64)
         self.episode_steps = np.empty(shape, np.int32)
         self.tokens = np.empty((*shape, num_tokens), np.int64)
+        self.num_taken = np.ones(shape, np.int32)
         self.actions = np.empty((*shape, num_tokens), np.float32)
         self.log_probs = np.empty(shape, np.float32)
         self.values = np.empty(shape, np.float32)
@@ -38,6 +39,8 @@ class _Buffer:
         self.errored = np.zeros(shape, bool)
         self.gripper_opening = np.empty(shape, np.float32)
         self.eef_speed = np.empty(shape, np.float32)
+        self.goal_distance = np.empty(shape, np.float32)
+        self.next_goal_distance = np.empty(shape, np.float32)
         self.states: dict[tuple[int, int], bytes] = {}
         self.final_images: dict[tuple[int, int], np.ndarray] = {}
         self.final_values = np.zeros(shape, np.float32)
@@ -91,7 +94,7 @@ def _decide(
     seed: int,
     temperature: float,
 ) -> np.ndarray:
-    """Actions (n, 7) of one group at step t; everything known before the step is written to the buffer."""
+    """Actions (n, A) of one group at step t; everything known before the step is written to the buffer."""
     observation = pool.observation(group)
     specs, indices, steps = pool.specs(group), pool.episode_index(group), pool.episode_step(group)
     draws = np.stack(
@@ -113,6 +116,7 @@ def _decide(
     buffer.inits[slots, t] = [spec.init for spec in specs]
     buffer.seeds[slots, t] = [spec.seed for spec in specs]
     buffer.episode_steps[slots, t] = steps
+    buffer.goal_distance[slots, t] = pool.goal_distance(group)
     buffer.tokens[slots, t] = tokens
     buffer.actions[slots, t] = actions
     buffer.log_probs[slots, t] = sampled.log_prob.numpy()
@@ -134,6 +138,9 @@ def _store_step(buffer: _Buffer, pool: SlotPool, group: int, slots: slice, t: in
     buffer.errored[slots, t] = step.errored
     buffer.gripper_opening[slots, t] = step.gripper_opening
     buffer.eef_speed[slots, t] = step.eef_speed
+    if step.num_taken is not None:
+        buffer.num_taken[slots, t] = step.num_taken
+    buffer.next_goal_distance[slots, t] = step.goal_distance
     ended = step.terminated | step.truncated | step.errored
     for i, slot in enumerate(range(slots.start, slots.stop)):
         buffer.states[slot, t] = step.state_digests[i]
@@ -146,7 +153,7 @@ def _store_step(buffer: _Buffer, pool: SlotPool, group: int, slots: slice, t: in
                 spec=specs[i],
                 slot=slot,
                 index=int(indices[i]),
-                length=int(buffer.episode_steps[slot, t]) + 1,
+                length=int(buffer.episode_steps[slot, t] + buffer.num_taken[slot, t]),
                 success=bool(step.terminated[i]),
                 truncated=bool(step.truncated[i]),
                 errored=bool(step.errored[i]),
@@ -216,10 +223,13 @@ def _rollout(buffer: _Buffer, pool: SlotPool, instructions: tuple[str, ...], tem
         last_images=buffer.last_images,
         gripper_opening=buffer.gripper_opening,
         eef_speed=buffer.eef_speed,
+        goal_distance=buffer.goal_distance,
+        next_goal_distance=buffer.next_goal_distance,
         instructions=instructions,
         episodes=tuple(sorted(buffer.episodes, key=lambda episode: (episode.slot, episode.index))),
         temperature=temperature,
         digests=combined(shard_digests),
         shard_digests=shard_digests,
+        num_taken=buffer.num_taken if buffer.actions.shape[2] > ACTION_SIZE else None,
         first_slot=pool.first_slot,
     )

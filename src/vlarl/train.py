@@ -33,7 +33,17 @@ from vlarl.run.signals import StopSignal
 from vlarl.seeding import torch_threads
 from vlarl.suites.pool import Pool
 from vlarl.suites.slots import unpack_slots
-from vlarl.train_folder import created, describe, ending, locked, refuse_changes, unfinished
+from vlarl.train_folder import (
+    Repetition,
+    begin_history,
+    created,
+    describe,
+    ending,
+    heed_lock,
+    locked,
+    refuse_changes,
+    unfinished,
+)
 from vlarl.trials import EvaluationResult, run_policy
 from vlarl.videos import write_videos
 
@@ -43,6 +53,7 @@ class Watcher:
     """Who is told what happens; every call may be ignored."""
 
     say: Callable[[str], None] = lambda text: None
+    began: Callable[[Mapping[str, Any]], None] = lambda first: None  # with the chain's first link
     iteration: Callable[[Mapping[str, Any]], None] = lambda event: None
     evaluation: Callable[[Mapping[str, Any]], None] = lambda event: None
     warm_start: warmstart.Progress = field(default_factory=warmstart.Progress)
@@ -80,8 +91,17 @@ class Job:
 class Training:
     """One run in progress: its parts, its pool and its recorder."""
 
-    def __init__(self, run: RunFolder, recipe: Recipe, parts: Parts, job: Job, until: int | None = None) -> None:
+    def __init__(
+        self,
+        run: RunFolder,
+        recipe: Recipe,
+        parts: Parts,
+        job: Job,
+        until: int | None = None,
+        repetition: Repetition | None = None,
+    ) -> None:
         self.run, self.recipe, self.parts = run, recipe, parts
+        self.evaluates = repetition is None or repetition.evaluates
         self.until = recipe.train.iterations if until is None else until
         self.job, self._watcher = job, job.watcher
         suite = parts.suite
@@ -124,6 +144,8 @@ class Training:
         return done % self.recipe.run.checkpoint_every == 0 or self._evaluation_is_due()
 
     def _evaluation_is_due(self) -> bool:
+        if not self.evaluates:
+            return False
         done = self.progress.iteration
         return done % self.recipe.evaluation.every == 0 or done == self.until
 
@@ -174,10 +196,12 @@ def train(
     run_folder: Path | None = None,
     until: int | None = None,
     watcher: Watcher | None = None,
+    repetition: Repetition | None = None,
 ) -> TrainingResult:
     """Run a recipe in a new run folder, or go on with the newest unfinished run of the same recipe (``or_resume``).
 
-    ``until`` ends it after so many iterations, 0 after the warm start; ``resume`` then does the rest.
+    ``until`` ends it after so many iterations, 0 after the warm start; ``resume`` then does the rest. With
+    ``repetition`` the run is another one again, from its beginning or from one of its checkpoints.
     """
     job = Job.joined(loaded.recipe.suite.num_shards, watcher)
     with job.ranks.one_voice():
@@ -192,9 +216,13 @@ def train(
             job.watcher.say(f"run folder {run.path}")
             with locked(run, job.ranks):
                 if job.ranks.is_first:
-                    describe(run, loaded, parts, command, job.ranks)
+                    parent = repetition.parent if repetition else None
+                    heed_lock(loaded.recipe, describe(run, loaded, parts, command, job.ranks, parent), job.watcher.say)
                 with ending(run, job.ranks):
-                    return _start(run, loaded, parts, job, until)
+                    if repetition and repetition.history:
+                        found = begin_history(run, repetition, parts, job.ranks)
+                        return _go_on(run, loaded.recipe, parts, found, job, until, repetition)
+                    return _start(run, loaded, parts, job, until, repetition)
 
 
 def resume(
@@ -238,19 +266,29 @@ def _resume(run: RunFolder, job: Job, command: Sequence[str], overrides: Sequenc
             return _go_on(run, loaded.recipe, parts, found, job)
 
 
-def _start(run: RunFolder, loaded: LoadedRecipe, parts: Parts, job: Job, until: int | None) -> TrainingResult:
+def _start(
+    run: RunFolder,
+    loaded: LoadedRecipe,
+    parts: Parts,
+    job: Job,
+    until: int | None,
+    repetition: Repetition | None = None,
+) -> TrainingResult:
     recipe = loaded.recipe
     if recipe.imitation is not None:
         if job.ranks.is_first:
             _warm_start(recipe, parts, job)
         if job.ranks.world_size > 1:
             parts.policy.load_state_dict(job.ranks.same_tensors(parts.policy.state_dict()))
-    training = Training(run, recipe, parts, job, until)
+    training = Training(run, recipe, parts, job, until, repetition)
     with training.pool:
         training.pool.start()
         recorder = Recorder(run, recipe, parts, training.pool, training.progress, job.ranks)
         recorder.cut_back()
-        recorder.begin_chain(loaded.digest)
+        first = recorder.begin_chain(repetition.recipe_digest if repetition else loaded.digest)
+        if job.ranks.is_first:
+            manifest.note(run, start=first)
+            job.watcher.began(first)
         recorder.checkpoint()
         return _finish(training, recorder)
 
@@ -264,9 +302,17 @@ def _warm_start(recipe: Recipe, parts: Parts, job: Job) -> None:
     job.watcher.say(f"warm start {start.digest[:12]} {where}: token accuracy {start.summary['accuracy']:.3f}")
 
 
-def _go_on(run: RunFolder, recipe: Recipe, parts: Parts, found: checkpoint.Checkpoint, job: Job) -> TrainingResult:
+def _go_on(
+    run: RunFolder,
+    recipe: Recipe,
+    parts: Parts,
+    found: checkpoint.Checkpoint,
+    job: Job,
+    until: int | None = None,
+    repetition: Repetition | None = None,
+) -> TrainingResult:
     progress = restore(parts, found)
-    training = Training(run, recipe, parts, job)
+    training = Training(run, recipe, parts, job, until, repetition)
     training.progress = progress
     with training.pool:
         slots = unpack_slots(found.arrays("slots"))
@@ -285,8 +331,8 @@ def _finish(training: Training, recorder: Recorder) -> TrainingResult:
     finally:
         recorder.close()
     name, iteration, ranks = parts.suite.name, training.progress.iteration, training.job.ranks
-    documents = None
-    if ranks.is_first:
+    documents: list[Any] = [{}, {}]
+    if ranks.is_first and training.evaluates:
         first = read_evaluation(run.evaluations / f"{name}-000000.json")
         last = read_evaluation(run.evaluations / f"{name}-{iteration:06d}.json")
         if training.recipe.evaluation.videos:
@@ -306,8 +352,8 @@ def _outcome(result: TrainingResult) -> dict[str, Any]:
     return {
         "iterations": result.iterations,
         "chain": result.chain,
-        "first_evaluation": result.first["overall"],
-        "last_evaluation": result.last["overall"],
+        "first_evaluation": result.first.get("overall"),
+        "last_evaluation": result.last.get("overall"),
     }
 
 

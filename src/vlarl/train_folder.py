@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vlarl.assembly import Parts
+from vlarl.digest import file_digest
 from vlarl.distributed import Ranks
-from vlarl.errors import AssetError, RecipeError, Stopped, VlarlError
+from vlarl.errors import AssetError, EnvironmentUnusable, RecipeError, Stopped, VlarlError
 from vlarl.recipe.load import LoadedRecipe
 from vlarl.recipe.schema import Recipe, differences
 from vlarl.recipe.write import resolved_yaml
 from vlarl.run import checkpoint, manifest
 from vlarl.run.files import disk_errors, write_bytes, write_json
 from vlarl.run.folder import RunFolder, create, latest
+from vlarl.run.installed import graphics_libraries
+from vlarl.suites.demonstrations import demonstration_files
+from vlarl.suites.protocol import Inspectable, Suite
 
 # What a resumed run may change: how long it goes on and what it leaves behind, never what it computes.
 RESUMABLE_FIELDS = ("name", "run", "train.iterations", "suite.num_workers", "suite.models_per_worker", "suite.renderer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repetition:
+    """That a run repeats another one: its id, the hash its chain begins with, and what may be left out."""
+
+    parent: str
+    recipe_digest: str
+    evaluates: bool = True
+    history: RunFolder | None = None  # go on from its checkpoint ``iteration``
+    iteration: int = 0
 
 
 def created(base: Path, loaded: LoadedRecipe, ranks: Ranks) -> RunFolder:
@@ -48,16 +64,22 @@ def locked(run: RunFolder, ranks: Ranks) -> Iterator[None]:
         yield
 
 
-def describe(run: RunFolder, loaded: LoadedRecipe, parts: Parts, command: Sequence[str], ranks: Ranks) -> None:
-    """Recipe, overrides and provenance, on disk before the first step."""
+def describe(
+    run: RunFolder,
+    loaded: LoadedRecipe,
+    parts: Parts,
+    command: Sequence[str],
+    ranks: Ranks,
+    parent: str | None = None,
+) -> dict[str, Any]:
+    """Recipe, overrides and provenance, on disk before the first step. Returns the manifest."""
     recipe = loaded.recipe
     with disk_errors(run.path):
         write_bytes(run.recipe, loaded.path.read_bytes() if loaded.path else resolved_yaml(recipe).encode())
         write_bytes(run.resolved_recipe, resolved_yaml(recipe).encode())
         write_json(run.path / "overrides.json", list(loaded.overrides))
     strict = recipe.determinism == "strict"
-    renderer = getattr(parts.suite, "renderer", None)
-    manifest.begin(
+    return manifest.begin(
         run,
         manifest.Intent(
             command=tuple(command),
@@ -70,10 +92,70 @@ def describe(run: RunFolder, loaded: LoadedRecipe, parts: Parts, command: Sequen
             tier_reason="deterministic CPU kernels and a software renderer, on this processor"
             if strict
             else f"determinism: {recipe.determinism}",
-            renderer={"backend": renderer},
+            renderer=renderer_of(parts.suite),
+            assets=assets_of(parts, recipe),
+            parent=parent,
             extra={"processes": ranks.world_size} if ranks.world_size > 1 else {},
         ),
     )
+
+
+def renderer_of(suite: Suite) -> dict[str, Any]:
+    """The GL backend and the graphics libraries that it has loaded into this process."""
+    return {"backend": getattr(suite, "renderer", None), "libraries": graphics_libraries()}
+
+
+def assets_of(parts: Parts, recipe: Recipe) -> tuple[dict[str, Any], ...]:
+    """What a run reads besides its recipe: the suite's models, base weights, reward models, demonstrations."""
+    named = dict(parts.suite.assets()) if isinstance(parts.suite, Inspectable) else {}
+    found = [{"kind": "suite", "name": f"{parts.suite.name}/{name}", "sha256": named[name]} for name in sorted(named)]
+    if base := parts.policy.identity.get("base"):
+        found.append({"kind": "policy", "name": "base weights", "sha256": base})
+    models = sorted(parts.rewards.digests.items())
+    found += [{"kind": "reward model", "name": name, "sha256": digest} for name, digest in models]
+    source = recipe.imitation.demonstrations if recipe.imitation else None
+    folder = Path(source).expanduser() if source else None
+    for path in demonstration_files(folder) if folder and folder.exists() else ():
+        found.append({"kind": "demonstrations", "name": path.name, "sha256": file_digest(path)})
+    return tuple(found)
+
+
+def heed_lock(recipe: Recipe, described: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    """Tell of packages that are not of the lock; EnvironmentUnusable (E403) where the recipe insists on it."""
+    differing = described["packages"]["differences"]
+    if not differing and not (recipe.run.require_lock and differing is None):
+        return
+    names = [f"{name} {pair['installed']} (lock: {pair['lock']})" for name, pair in (differing or {}).items()]
+    shown = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+    found = (
+        f"{len(names)} packages are not as in locks/{described['packages']['lock']['name']}: {shown}" if names else ""
+    )
+    if recipe.run.require_lock and recipe.determinism == "strict":
+        raise EnvironmentUnusable(
+            found or "there is no lock beside the code to compare the installed packages with",
+            code="E403",
+            place="run.require_lock",
+            hint="install what the lock names (`make environment` in a checkout), or leave `run.require_lock` out",
+        )
+    if names:
+        say(f"warning: {found}; a run with the locked ones may differ in its last bits")
+
+
+def begin_history(run: RunFolder, repetition: Repetition, parts: Parts, ranks: Ranks) -> checkpoint.Checkpoint:
+    """Give a new run folder what the repeated run had at a checkpoint, and the checkpoint itself."""
+    history = repetition.history
+    assert history is not None
+    source = history.checkpoints / f"{repetition.iteration:06d}"
+    found = checkpoint.load(source, policy=parts.policy.identity)
+    if ranks.is_first:
+        with disk_errors(run.path):
+            if history.events.is_file():
+                write_bytes(run.events, history.events.read_bytes())
+            for path in sorted(history.evaluations.glob("*")):
+                if path.is_file():
+                    write_bytes(run.evaluations / path.name, path.read_bytes())
+    ranks.first_says(None)
+    return found
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """The data that crosses stage boundaries, with shapes beside each field.
 
-Legend: N env slots, T control steps of a rollout, B = N x T flattened steps (slot-major),
-A action tokens of a control step (7), H x W x 3 image, E episodes. Nothing here is ever mutated:
-each stage wraps what the stage before it made.
+Legend: N env slots, T steps of a rollout, B = N x T flattened steps (slot-major), A action tokens of a step (7),
+H x W x 3 image, E episodes. A step is one decision of the policy: one control step, or K of them for a policy that
+decides on chunks, whose A is 7 K. Nothing here is ever mutated: each stage wraps what the stage before it made.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 Split = Literal["train", "eval"]
+ACTION_SIZE = 7  # numbers, and tokens, of a control step
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,10 @@ class Observation:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """What one control step of one slot group gave (arrays over the group's n slots)."""
+    """What one step of one slot group gave (arrays over the group's n slots).
+
+    A step is one control step, or as many as the actions sent were for; all is as it is after the last of them.
+    """
 
     observation: Observation  # after the step; of the next episode where one ended
     terminated: np.ndarray  # (n,) bool, success
@@ -89,7 +93,9 @@ class Step:
     final_images: np.ndarray  # (n, H, W, 3) uint8; valid where an episode ended
     gripper_opening: np.ndarray  # (n,) float32, 0 closed .. 1 open, after the step
     eef_speed: np.ndarray  # (n,) float32, metres per second, after the step
+    goal_distance: np.ndarray  # (n,) float32, metres still to go after the step; NaN where the suite cannot tell
     state_digests: tuple[bytes, ...]  # n, simulator state after the step
+    num_taken: np.ndarray | None = None  # (n,) int32, control steps carried out, until the episode's end; None: one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +119,7 @@ class Demonstrations:
     tasks: np.ndarray  # (M,) int32, indexes ``instructions``
     instructions: tuple[str, ...]
     actions: np.ndarray  # (M, 7) float32 in [-1, 1]
+    last_rows: np.ndarray | None = None  # (M,) int64, row of the last step of each step's episode; None: not known
     num_noops: int = 0  # steps left out
     resized_from: tuple[int, ...] = ()  # sides of images that were made smaller, in pixels
 
@@ -137,12 +144,12 @@ class StageDigests:
 
 @dataclass(frozen=True, kw_only=True)
 class Rollout:
-    """T control steps of N slots, as collected by the policy that is about to be updated."""
+    """T steps of N slots, as collected by the policy that is about to be updated."""
 
     images: np.ndarray  # (N, T, H, W, 3) uint8, what the policy saw before each step
     tasks: np.ndarray  # (N, T) int32, task index of each step
     inits: np.ndarray  # (N, T) int32
-    episode_steps: np.ndarray  # (N, T) int32, step within the episode, from 0
+    episode_steps: np.ndarray  # (N, T) int32, control step within the episode, from 0
     tokens: np.ndarray  # (N, T, A) int64 in [0, 256)
     actions: np.ndarray  # (N, T, A) float32 in [-1, 1], as executed
     log_probs: np.ndarray  # (N, T) float32, summed over the A tokens
@@ -157,19 +164,43 @@ class Rollout:
     last_images: np.ndarray | None = None  # (N, H, W, 3) uint8, that observation
     gripper_opening: np.ndarray  # (N, T) float32
     eef_speed: np.ndarray  # (N, T) float32
+    goal_distance: np.ndarray | None = None  # (N, T) float32, before each step; NaN where the suite cannot tell
+    next_goal_distance: np.ndarray | None = None  # (N, T) float32, after each step
     instructions: tuple[str, ...]  # by task index
     episodes: tuple[Episode, ...]  # finished ones, in (slot, index) order
     temperature: float
     digests: StageDigests
     shard_digests: tuple[StageDigests, ...] = ()  # of each shard of slots; one shard's are ``digests``
     active: np.ndarray | None = None  # (N, T) bool, where a slot was in an episode; None: everywhere
+    num_taken: np.ndarray | None = None  # (N, T) int32, control steps that each step lasted; None: one each
     first_slot: int = 0  # slot of images[0] and features[0], when other processes have those of the slots before it
 
     @property
     def num_steps(self) -> int:
+        """Control steps taken."""
+        if self.num_taken is not None:
+            taken: np.ndarray = self.num_taken if self.active is None else self.num_taken[self.active]
+            return int(taken.sum())
         if self.active is not None:
             return int(self.active.sum())
         return int(self.tokens.shape[0] * self.tokens.shape[1])
+
+    @property
+    def chunk(self) -> int:
+        """Control steps that a step lasts unless the episode ends before."""
+        return max(1, self.actions.shape[2] // ACTION_SIZE)
+
+    def steps_of(self, episode: Episode) -> slice:
+        """The steps of this rollout in which ``episode`` ran; what it did before is not in them."""
+        stop = episode.end_step + 1
+        return slice(max(0, stop - -(-episode.length // self.chunk)), stop)
+
+    def discounts(self, gamma: float) -> float | np.ndarray:
+        """``gamma`` to the control steps that each step lasted: one number, or (N, T) float64."""
+        if self.num_taken is None:
+            return gamma
+        factors: np.ndarray = np.float64(gamma) ** self.num_taken
+        return factors
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,6 +74,7 @@ class LocalPool:
             final_images=np.zeros((n, 1, 1, 3), np.uint8),
             gripper_opening=np.zeros(n, np.float32),
             eef_speed=np.zeros(n, np.float32),
+            goal_distance=np.full(n, np.nan, np.float32),
             state_digests=(b"",) * n,
         )
 

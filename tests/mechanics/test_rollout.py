@@ -149,6 +149,9 @@ class InlinePool:
     def active(self, group: int) -> np.ndarray:
         return np.ones(len(self.slots(group)), bool)
 
+    def goal_distance(self, group: int) -> np.ndarray:
+        return np.array([self._simulations[slot].goal_distance() for slot in self.slots(group)], np.float32)
+
     def send(self, group: int, actions: np.ndarray) -> None:
         assert group not in self._actions
         assert actions.shape == (len(self.slots(group)), 7)
@@ -157,12 +160,14 @@ class InlinePool:
     def receive(self, group: int) -> Step:
         actions, slots = self._actions.pop(group), self.slots(group)
         outcomes, digests, finals = [], [], []
+        distances: list[float] = []
         for slot, action in zip(slots, actions, strict=True):
             simulation = self._simulations[slot]
             outcome = simulation.advance(action)
             outcomes.append(outcome)
             digests.append(simulation.state_digest())
             finals.append(picture(simulation))
+            distances.append(simulation.goal_distance())
             self._step[slot] += 1
             if outcome.terminated or outcome.truncated:
                 self._index[slot] += 1
@@ -178,6 +183,7 @@ class InlinePool:
             final_images=np.stack(finals),
             gripper_opening=np.array([outcome.gripper_opening for outcome in outcomes], np.float32),
             eef_speed=np.array([outcome.eef_speed for outcome in outcomes], np.float32),
+            goal_distance=np.array(distances, np.float32),
             state_digests=tuple(digests),
         )
         return self._edit(self._counts[group] - 1, step) if group == 0 else step
@@ -240,6 +246,8 @@ def test_shapes_and_types(rollout: Rollout) -> None:
         "last_values": ((NUM_SLOTS,), np.float32),
         "gripper_opening": (shape, np.float32),
         "eef_speed": (shape, np.float32),
+        "goal_distance": (shape, np.float32),
+        "next_goal_distance": (shape, np.float32),
     }
     found = {name: (getattr(rollout, name).shape, getattr(rollout, name).dtype.type) for name in expected}
     assert found == expected
@@ -262,6 +270,7 @@ def test_equals_each_slot_stepped_by_hand(rollout: Rollout) -> None:
             draws = uniforms(7, SEED, "action", slot, index, step)
             sampled = policy.sample(inputs, temperature=1.0, uniforms=draws[None])
             action = decode_tokens(sampled.tokens.numpy())[0]
+            distance = np.float32(simulation.goal_distance())
             outcome = simulation.advance(action)
             ended = outcome.terminated or outcome.truncated
             row = (slot, t)
@@ -273,6 +282,10 @@ def test_equals_each_slot_stepped_by_hand(rollout: Rollout) -> None:
             assert (rollout.tasks[row], rollout.inits[row], rollout.episode_steps[row]) == (spec.task, spec.init, step)
             assert (rollout.terminated[row], rollout.truncated[row]) == (outcome.terminated, outcome.truncated)
             assert rollout.gripper_opening[row] == np.float32(outcome.gripper_opening)
+            assert rollout.goal_distance is not None
+            assert rollout.next_goal_distance is not None
+            assert rollout.goal_distance[row] == distance
+            assert rollout.next_goal_distance[row] == np.float32(simulation.goal_distance())
             if outcome.truncated:
                 final = picture(simulation)
                 assert np.array_equal(rollout.final_images[row], final)

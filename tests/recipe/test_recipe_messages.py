@@ -61,7 +61,7 @@ error[R103]: `kind` is missing from reward 0
  1 | rewards: [{weight: 2.0}]
    |           ^
 
-hint: the kinds are success, process""",
+hint: the kinds are success, process, dense_oracle""",
     "train: {iterations: 1.0}": """\
 error[R104]: `train.iterations` must be a whole number, not `1.0`
   --> r.yaml:1:21

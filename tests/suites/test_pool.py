@@ -47,6 +47,7 @@ def flatten(step: Step) -> tuple[object, ...]:
         step.final_images.tobytes(),
         step.gripper_opening.tolist(),
         step.eef_speed.tolist(),
+        np.nan_to_num(step.goal_distance, nan=-1.0).tolist(),
         step.state_digests,
     )
 
@@ -105,6 +106,7 @@ def test_pool_equals_simulations_stepped_by_hand(undisturbed: Record) -> None:
                     assert got.truncated[offset] == outcome.truncated
                     assert got.gripper_opening[offset] == np.float32(outcome.gripper_opening)
                     assert got.state_digests[offset] == simulation.state_digest()
+                    assert got.goal_distance[offset] == np.float32(simulation.goal_distance())
                     if outcome.terminated or outcome.truncated:
                         simulation.render_into(image)
                         assert np.array_equal(got.final_images[offset], image)

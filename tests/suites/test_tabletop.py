@@ -361,3 +361,21 @@ def test_unknown_task_is_named_with_a_hint() -> None:
     with pytest.raises(RecipeError, match="lift_rad") as caught:
         TabletopSuite(TabletopSpec(tasks=["lift_rad"]))
     assert caught.value.hint == "did you mean `lift_red`?"
+
+
+@pytest.mark.parametrize(("name", "index"), TASKS, ids=TASK_IDS)
+def test_the_distance_to_the_goal_falls_as_an_expert_goes_on(
+    suites: dict[str, TabletopSuite], name: SuiteName, index: int
+) -> None:
+    simulation = suites[name].simulation(index)
+    simulation.begin(EpisodeSpec(index, "train", 3, 3))
+    expert = suites[name].expert(simulation)
+    distances = [simulation.goal_distance()]
+    while not simulation.advance(expert.act()).terminated:
+        distances.append(simulation.goal_distance())
+        assert len(distances) < simulation.task.horizon
+    assert 0.05 < distances[0] < 1.0
+    assert simulation.goal_distance() == 0.0
+    assert min(distances[-3:]) < 0.6 * distances[0]
+    falls = np.mean(np.diff(distances) < 0.0)
+    assert falls > 0.7, f"{falls:.0%} of {len(distances)} steps"

@@ -34,9 +34,9 @@ class Scores:
 
 
 class Policy(Protocol):
-    """An autoregressive policy over action tokens."""
+    """A policy over action tokens, which decides for one control step or for a chunk of K of them."""
 
-    num_action_tokens: int  # A
+    num_action_tokens: int  # A: 7 K
     num_bins: int  # V
     feature_size: int  # D
     action_convention: str
@@ -67,11 +67,11 @@ class Policy(Protocol):
     def features(self, inputs: Any, *, adapter: AdapterName = "policy") -> Tensor: ...
 
     def decode(self, tokens: np.ndarray) -> np.ndarray:
-        """Actions (N, 7) float32 in [-1, 1] for tokens (N, A)."""
+        """Actions (N, 7 K) float32 in [-1, 1] for tokens (N, A), control step after control step."""
         ...
 
     def encode(self, actions: np.ndarray) -> np.ndarray:
-        """Tokens (N, A) int64 for actions (N, 7): the inverse of ``decode`` up to half a bin."""
+        """Tokens (N, 7) int64 for actions (N, 7) of single control steps: inverse of ``decode`` up to half a bin."""
         ...
 
     def trainable_groups(self) -> dict[str, list[nn.Parameter]]: ...

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from vlarl.recipe.code import Code
 from vlarl.recipe.codes_of_inputs import OF_INPUTS
 from vlarl.recipe.codes_of_runs import OF_RUNS
+from vlarl.recipe.codes_of_studies import OF_STUDIES
 
 __all__ = ["CODES", "Code"]
 
@@ -263,7 +264,14 @@ CODES: Mapping[str, Code] = MappingProxyType(
             "suite: {num_envs: 32}\ntrain: {rollout: {kind: episodes, group_size: 5}}",
             "suite: {num_envs: 32}\ntrain: {rollout: {kind: episodes, group_size: 4}}",
         ),
+        "R237": Code(
+            "no distance to the goal in this suite",
+            "`dense_oracle` reads the distance to the goal from the simulator. Only `tabletop` tells it.",
+            "suite: {kind: libero, name: libero_goal}\nrewards: [{kind: success}, {kind: dense_oracle}]",
+            "suite: {kind: tabletop}\nrewards: [{kind: success}, {kind: dense_oracle}]",
+        ),
         **OF_INPUTS,
         **OF_RUNS,
+        **OF_STUDIES,
     }
 )

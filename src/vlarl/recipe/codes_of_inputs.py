@@ -128,6 +128,15 @@ OF_INPUTS: Mapping[str, Code] = MappingProxyType(
             "`vlarl merge` takes every shard of one evaluation once: the same policy, settings and protocol in all, none "
             "missing, none twice.",
         ),
+        "R366": Code(
+            "no chain to compare with",
+            "The folder named to `vlarl reproduce` holds no whole hash chain: it did no iteration, or is neither a run "
+            "folder nor one that tools/publish_run.py wrote.",
+        ),
+        "R367": Code(
+            "what a stage begins with was not kept",
+            "Repeating one stage alone needs the run's recorded episodes, stored batch or checkpoint of that iteration.",
+        ),
         "R370": Code(
             "incomplete model folder",
             "A model's folder has config.json and either model.safetensors or shards with "

@@ -21,6 +21,11 @@ OF_RUNS: Mapping[str, Code] = MappingProxyType(
             "broken part",
             "An installed package offers a part through the entry-point group `vlarl.parts` that cannot be loaded.",
         ),
+        "E403": Code(
+            "not the locked packages",
+            "With `run.require_lock` a strict run starts only on the versions of the lock beside the code; the message "
+            "lists those that differ.",
+        ),
         "E410": Code(
             "no renderer",
             "No library of the wanted renderer loads; the hint names the system packages to install. `vlarl doctor` "

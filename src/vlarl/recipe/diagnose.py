@@ -98,18 +98,22 @@ def _shape_errors(tree: Mapping, data: Any, path: Path, details: ErrorDetails) -
     elif kind == "missing":
         message = f"`{path[-1]}` is missing from {subject(path[:-1], data)}"
         yield found.key.diagnostic("R103", message, path=dotted, hint=f"add `{path[-1]}: ...`")
-    elif kind == "literal_error":
+    else:
+        yield value_error(found.value, dotted, details, _explained(path))
+
+
+def value_error(place: Place, dotted: str, details: ErrorDetails, hint: str | None) -> Diagnostic:
+    """What pydantic found wrong with the value ``dotted`` at ``place``; ``hint`` where nothing better is known."""
+    kind = details["type"]
+    if kind == "literal_error":
         choices = choices_of(details)
         close = suggest(str(details["input"]), choices)
         message = f"`{dotted}` cannot be {_quoted(details['input'])}; it is {_either(choices)}"
-        hint = f"did you mean `{close}`?" if close else _explained(path)
-        yield found.value.diagnostic("R106", message, path=dotted, hint=hint)
-    elif kind in _TYPES:
+        return place.diagnostic("R106", message, path=dotted, hint=f"did you mean `{close}`?" if close else hint)
+    if kind in _TYPES:
         message = f"`{dotted}` must be {_TYPES[kind]}, not {_described(details['input'])}"
-        hint = _type_hint(kind, details["input"]) or _explained(path)
-        yield found.value.diagnostic("R104", message, path=dotted, hint=hint)
-    else:
-        yield found.value.diagnostic("R105", _limit_message(dotted, details), path=dotted, hint=_explained(path))
+        return place.diagnostic("R104", message, path=dotted, hint=_type_hint(kind, details["input"]) or hint)
+    return place.diagnostic("R105", _limit_message(dotted, details), path=dotted, hint=hint)
 
 
 def _explained(path: Path) -> str:

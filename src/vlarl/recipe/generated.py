@@ -1,4 +1,4 @@
-"""Committed files that are generated from the specs: the JSON schema and the docs' field reference."""
+"""Committed files that are generated from the specs: the JSON schemas and the docs' field reference."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from pathlib import Path
 
 from vlarl.errors import DriftError
 from vlarl.recipe.docs import docs_text
-from vlarl.recipe.json_schema import recipe_json_schema, schema_text
-from vlarl.recipe.shipped import SCHEMA_FILE, shipped_folder
+from vlarl.recipe.json_schema import recipe_json_schema, schema_text, study_json_schema
+from vlarl.recipe.shipped import SCHEMA_FILE, STUDIES, STUDY_SCHEMA_FILE, shipped_folder
 
 __all__ = ["check", "expected", "recipe_json_schema", "schema_text", "write"]
 
 
 def expected() -> dict[Path, str]:
     """Each committed file with the content it should have; the docs only in a checkout."""
-    files = {shipped_folder() / SCHEMA_FILE: schema_text()}
+    files = {
+        shipped_folder() / SCHEMA_FILE: schema_text(),
+        shipped_folder() / STUDIES / STUDY_SCHEMA_FILE: schema_text(study_json_schema()),
+    }
     docs = docs_text()
     return {**files, docs[0]: docs[1]} if docs is not None else files
 

@@ -6,8 +6,10 @@ import json
 from typing import Any
 
 from vlarl.recipe.schema import Recipe
+from vlarl.recipe.specs.study import StudySpec
 
 TITLE = "vlarl recipe"
+STUDY_TITLE = "vlarl study"
 _EXTENDS = {
     "description": "Recipes this one builds on, relative to this file; later ones win, this file wins over all.",
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
@@ -50,9 +52,22 @@ def _describe(definition: dict[str, Any], definitions: dict[str, Any]) -> None:
             field.setdefault("description", about["description"])
 
 
-def schema_text() -> str:
-    """The schema as the committed file holds it."""
-    return json.dumps(recipe_json_schema(), indent=2, ensure_ascii=False) + "\n"
+def study_json_schema() -> dict[str, Any]:
+    """The schema of study files."""
+    raw = StudySpec.model_json_schema(ref_template="#/definitions/{model}")
+    definitions = raw.pop("$defs", {})
+    _describe(raw, definitions)
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": STUDY_TITLE,
+        **{key: value for key, value in _draft7(raw).items() if key != "title"},
+        "definitions": {name: _draft7(definition) for name, definition in sorted(definitions.items())},
+    }
+
+
+def schema_text(schema: dict[str, Any] | None = None) -> str:
+    """A schema, of recipes when absent, as the committed file holds it."""
+    return json.dumps(schema or recipe_json_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
 def _draft7(node: Any) -> Any:

@@ -16,10 +16,10 @@ from typing import Any
 from vlarl import __version__
 from vlarl.errors import Diagnostic, RecipeError
 from vlarl.recipe.diagnose import check
-from vlarl.recipe.override import apply_override
+from vlarl.recipe.override import apply_override, apply_setting
 from vlarl.recipe.schema import NAME, Recipe, differences, leaves, recipe_digest
 from vlarl.recipe.shipped import find_recipe
-from vlarl.recipe.text import MAX_BYTES, Entry, Mapping, Place, Scalar, Sequence, parse, plain
+from vlarl.recipe.text import MAX_BYTES, Entry, Mapping, Node, Place, Scalar, Sequence, parse, plain
 from vlarl.recipe.tree import find, merge
 from vlarl.recipe.write import scalar_text, to_yaml
 
@@ -113,13 +113,26 @@ def _expanded(name: str) -> list[Path]:
     return [Path(match) for match in matches] or [find_recipe(name)]
 
 
-def load_recipe(path: Path, overrides: List[str] = ()) -> LoadedRecipe:
-    """The recipe in ``path`` with ``overrides`` (`ppo.lr=1e-4`) applied.
+@dataclass(frozen=True)
+class Setting:
+    """A value that another text puts over a recipe: its dotted path, the value, the place of the key."""
+
+    path: str
+    node: Node
+    place: Place
+
+
+def load_recipe(path: Path, overrides: List[str] = (), *, settings: List[Setting] = ()) -> LoadedRecipe:
+    """The recipe in ``path`` with ``settings`` and then ``overrides`` (`ppo.lr=1e-4`) applied.
 
     Raises RecipeError that carries every problem found, in the order of the text.
     """
     loader = _Loader()
     tree = loader.file(Path(path), chain=())
+    for setting in settings:
+        tree, problems = apply_setting(tree, setting.path, setting.node, setting.place)
+        loader.diagnostics += problems
+        loader.broken |= bool(problems)
     return loader.finish(tree, overrides, path=Path(path))
 
 

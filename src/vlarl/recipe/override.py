@@ -37,6 +37,16 @@ def apply_override(tree: Mapping, text: str) -> tuple[Mapping, list[Diagnostic]]
         return tree, [place.diagnostic("R111", str(error), hint=error.hint or _PATHS)]
 
 
+def apply_setting(tree: Mapping, path: str, node: Node, place: Place) -> tuple[Mapping, list[Diagnostic]]:
+    """As ``apply_override`` for a value that stands in a text of its own: ``node``, under a key at ``place``."""
+    try:
+        done = _put(tree, _split(path), node, place, default_root=True)
+        assert isinstance(done, Mapping)
+        return done, []
+    except _UnusableError as error:
+        return tree, [place.diagnostic("R111", str(error), hint=error.hint or _PATHS)]
+
+
 def _split(path: str) -> list[str]:
     """`rewards[success].weight` → rewards, [success], weight; `rewards.0.weight` → rewards, [0], weight."""
     parts: list[str] = []

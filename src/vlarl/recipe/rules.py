@@ -149,6 +149,14 @@ def rewards_differ(recipe: Recipe) -> Iterator[Finding]:
         seen.add(reward.kind)
 
 
+def oracles_can_see(recipe: Recipe) -> Iterator[Finding]:
+    for index, reward in enumerate(recipe.rewards):
+        if reward.kind == "dense_oracle" and recipe.suite.kind != "tabletop":
+            message = f"suite `{recipe.suite.kind}` cannot tell how far a task is from done, as `dense_oracle` needs"
+            hint = "a process reward model judges pictures of any suite: `kind: process`"
+            yield Finding("R237", f"rewards.{index}", message, ("rewards", "suite.kind"), hint=hint)
+
+
 def warm_up_ends(recipe: Recipe) -> Iterator[Finding]:
     spec = recipe.imitation
     if spec is not None and spec.warmup_updates >= spec.updates:
@@ -303,6 +311,7 @@ RULES: tuple[Rule, ...] = (
     something_is_trained,
     tasks_exist,
     rewards_differ,
+    oracles_can_see,
     warm_up_ends,
     every_task_is_demonstrated,
     starts_from_something,

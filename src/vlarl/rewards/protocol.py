@@ -1,4 +1,4 @@
-"""What a reward is: a name, a weight and one number per control step."""
+"""What a reward is: a name, a weight and one number per step."""
 
 from __future__ import annotations
 

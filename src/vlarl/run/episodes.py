@@ -16,14 +16,14 @@ import numpy as np
 
 from vlarl.errors import AssetError
 from vlarl.run.files import disk_errors, write_bytes
-from vlarl.types import EpisodeSpec, Scored
+from vlarl.types import ACTION_SIZE, EpisodeSpec, Scored
 
 STEP_ARRAYS = ("tokens", "actions", "log_probs", "rewards")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedEpisode:
-    """A finished episode of k steps, enough to run it again."""
+    """A finished episode of k steps and T control steps, enough to run it again; T is k but for chunks."""
 
     spec: EpisodeSpec
     slot: int
@@ -31,7 +31,7 @@ class RecordedEpisode:
     iteration: int  # in which it ended
     success: bool
     tokens: np.ndarray  # (k, A) int64
-    actions: np.ndarray  # (k, 7) float32
+    actions: np.ndarray  # (T, 7) float32
     log_probs: np.ndarray  # (k,) float32
     rewards: np.ndarray  # (k,) float32
 
@@ -45,7 +45,7 @@ def write_episodes(folder: Path, iteration: int, scored: Scored) -> None:
     assert int(rollout.tokens.max()) < 256, "tokens are stored as bytes"
     arrays = {
         "tokens": rollout.tokens.astype(np.uint8),  # (N, T, A)
-        "actions": rollout.actions,  # (N, T, 7)
+        "actions": rollout.actions,  # (N, T, A)
         "log_probs": rollout.log_probs,  # (N, T)
         "rewards": scored.rewards,  # (N, T)
     }
@@ -78,10 +78,13 @@ def read_episode(folder: Path, slot: int, index: int) -> RecordedEpisode:
             hint="the .jsonl files there list the episodes; `run.episodes: true` keeps them",
         )
     iteration, stop = int(row["iteration"]), int(row["end_step"]) + 1
-    missing = int(row["length"])
+    missing = None
     pieces: list[dict[str, np.ndarray]] = []
-    while missing:
+    while missing != 0:
         arrays = _load(folder, iteration, slot)
+        if missing is None:
+            chunk = max(1, arrays["actions"].shape[1] // ACTION_SIZE)
+            missing = -(-int(row["length"]) // chunk)
         stop = len(arrays["rewards"]) if stop < 0 else stop
         start = max(0, stop - missing)
         pieces.insert(0, {name: array[start:stop] for name, array in arrays.items()})
@@ -95,7 +98,7 @@ def read_episode(folder: Path, slot: int, index: int) -> RecordedEpisode:
         iteration=int(row["iteration"]),
         success=bool(row["success"]),
         tokens=joined["tokens"].astype(np.int64),
-        actions=joined["actions"],
+        actions=joined["actions"].reshape(-1, ACTION_SIZE)[: int(row["length"])],
         log_probs=joined["log_probs"],
         rewards=joined["rewards"],
     )
@@ -111,7 +114,7 @@ def truncate_to(folder: Path, iteration: int) -> None:
 def _row(scored: Scored, iteration: int, number: int) -> Mapping[str, Any]:
     episode = scored.rollout.episodes[number]
     # Steps of this iteration only: what an episode earned before is in the earlier files.
-    steps = slice(max(0, episode.end_step + 1 - episode.length), episode.end_step + 1)
+    steps = scored.rollout.steps_of(episode)
     rewards = {name: float(part[episode.slot, steps].sum()) for name, part in scored.breakdown.items()}
     described = {name: value for name, value in asdict(episode).items() if name != "spec"}
     return {"iteration": iteration, **asdict(episode.spec), **described, "rewards": rewards}

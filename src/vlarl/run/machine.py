@@ -137,6 +137,7 @@ def machine(absent: Absent) -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
         "cpu": _first_match(Path("/proc/cpuinfo"), r"^model name\s*:\s*(.+)$", "machine.cpu", absent),
+        "cpu_model": cpu_model(),
         "cores": os.cpu_count(),
         "usable_cores": len(os.sched_getaffinity(0)),
         "memory_bytes": _memory(absent),
@@ -144,6 +145,19 @@ def machine(absent: Absent) -> dict[str, Any]:
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "gpus": _gpus(absent),
     }
+
+
+def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, str] | None:
+    """Family, model and stepping, and a digest of the instruction sets: kernels choose their sums by them."""
+    try:
+        first = cpuinfo.read_text().partition("\n\n")[0]
+    except OSError:
+        return None
+    fields = dict(re.findall(r"^([^\t:]+?)\s*: *(.*)$", first, re.MULTILINE))
+    if "flags" not in fields:
+        return None
+    numbers = "/".join(fields.get(name, "?") for name in ("cpu family", "model", "stepping"))
+    return {"family_model_stepping": numbers, "flags_sha256": bytes_digest(fields["flags"].encode())[:16]}
 
 
 def _gpus(absent: Absent) -> list[dict[str, str]] | None:

@@ -13,7 +13,7 @@ import vlarl
 from vlarl import seeding
 from vlarl.digest import bytes_digest
 from vlarl.errors import AssetError
-from vlarl.run import machine
+from vlarl.run import installed, machine
 from vlarl.run.files import disk_errors, write_bytes, write_json
 from vlarl.run.folder import RunFolder
 
@@ -43,16 +43,28 @@ class Intent:
 
 def begin(run: RunFolder, intent: Intent) -> dict[str, Any]:
     """Gather everything, write manifest.json with status ``running`` and env/, and return the manifest."""
+    manifest, diff = gather(run.id, intent)
+    with disk_errors(run.path):
+        run.environment.mkdir(exist_ok=True)
+        if diff:
+            write_bytes(run.environment / DIFF, diff)
+        write_json(run.environment / PACKAGES, manifest["packages"]["versions"])
+    return _write(run, manifest)
+
+
+def gather(run_id: str | None, intent: Intent) -> tuple[dict[str, Any], bytes]:
+    """The manifest of a run that begins here and now, and the uncommitted changes of the code."""
     absent: machine.Absent = {}
     package = Path(vlarl.__file__).parent
     code, diff = machine.code(package, absent)
     build = machine.torch_build(absent)
     versions = machine.packages()
+    lock = machine.lock_file(package, build, absent)
     if intent.renderer is None:
         absent["machine.renderer"] = "nothing was rendered when this was written"
     manifest: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
-        "run": run.id,
+        "run": run_id,
         "parent": intent.parent,
         "status": "running",
         "exit_code": None,
@@ -66,9 +78,10 @@ def begin(run: RunFolder, intent: Intent) -> dict[str, Any]:
             "digest": intent.recipe_digest,
             "plan_digest": intent.plan_digest,
         },
-        "code": code,
+        "code": {**code, "files": installed.source_files(package)},
         "packages": {
-            "lock": machine.lock_file(package, build, absent),
+            "lock": lock,
+            "differences": lock_differences(package, lock, versions),
             "torch_build": build,
             "versions": versions,
         },
@@ -85,12 +98,26 @@ def begin(run: RunFolder, intent: Intent) -> dict[str, Any]:
         "outcome": None,
         "absent": absent,
     }
-    with disk_errors(run.path):
-        run.environment.mkdir(exist_ok=True)
-        if diff:
-            write_bytes(run.environment / DIFF, diff)
-        write_json(run.environment / PACKAGES, versions)
-    return _write(run, manifest)
+    return manifest, diff
+
+
+def lock_differences(
+    package: Path, lock: Mapping[str, Any] | None, versions: Mapping[str, str]
+) -> dict[str, dict[str, str | None]] | None:
+    """What is installed in another version than the lock asks for; None where no lock is beside the code.
+
+    Packages that are not installed at all are left out: a lock covers every extra.
+    """
+    path = installed.find_lock(package, lock["name"]) if lock else None
+    if path is None:
+        return None
+    found = installed.lock_differences(installed.read_lock(path.read_text()), versions)
+    return {name: pair for name, pair in found.items() if pair["installed"] is not None}
+
+
+def note(run: RunFolder, **fields: Any) -> dict[str, Any]:
+    """Add what became known while the run was under way."""
+    return _write(run, {**read(run), **fields})
 
 
 def finish(run: RunFolder, status: Status, exit_code: int, outcome: Mapping[str, Any] | None = None) -> dict[str, Any]:

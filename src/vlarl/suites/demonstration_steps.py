@@ -42,7 +42,7 @@ def load_demonstrations(
     blown up they hold no more than before, cost what large ones cost, and differ from what the suite will render.
     AssetError R317 where ``suite_kind`` is given and a file is of another kind of suite, R313 where no step is left.
     """
-    images, actions, tasks = [], [], []
+    images, actions, tasks, last_rows = [], [], [], []
     instructions: list[str] = []
     sizes: set[int] = set()
     num_noops = 0
@@ -59,6 +59,7 @@ def load_demonstrations(
                 instructions.append(trajectory.instruction)
             images.append(_resized(trajectory.images[kept], image_size))
             actions.append(trajectory.actions[kept])
+            last_rows.append(np.full(int(kept.sum()), sum(map(len, actions)) - 1, np.int64))
             tasks.append(np.full(int(kept.sum()), instructions.index(trajectory.instruction), np.int32))
     if not actions:
         raise AssetError(
@@ -71,6 +72,7 @@ def load_demonstrations(
         tasks=np.concatenate(tasks),
         instructions=tuple(instructions),
         actions=np.concatenate(actions),
+        last_rows=np.concatenate(last_rows),
         num_noops=num_noops,
         resized_from=tuple(sorted(sizes - {image_size})),
     )

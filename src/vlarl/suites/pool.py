@@ -152,17 +152,31 @@ class Pool:
         """(n,) bool: False where the slot is idle."""
         return self._arrays.running[self.groups[group]].copy()
 
+    def goal_distance(self, group: int) -> np.ndarray:
+        """(n,) float32: metres still to go, from privileged state; NaN where the suite cannot tell."""
+        return self._arrays.goal_distance[self.groups[group]].copy()
+
     def send(self, group: int, actions: np.ndarray) -> None:
-        """Start one control step of a group with ``actions`` (n, 7) float32; returns at once."""
+        """Start a step of a group with ``actions`` (n, 7 K) float32, those of K control steps; returns at once.
+
+        A slot carries them out one after the other, without a look in between, until its episode ends.
+        """
         assert self._started, "send before start"
         assert group not in self._pending, "send twice without receive"
         arrays, slots = self._arrays, self._members[group]
-        assert actions.shape == (len(slots), ACTION_SIZE), f"actions of shape {actions.shape}"
+        count = actions.shape[1] // ACTION_SIZE
+        assert actions.shape == (len(slots), count * ACTION_SIZE), f"actions of shape {actions.shape}"
         if self._without_next:
             for slot in slots.tolist():
                 self._ask_next(slot)
-        # Out of bounds where a simulation goes on past its task's horizon.
-        arrays.history[slots, arrays.length[self.groups[group]]] = actions
+        first = arrays.length[self.groups[group]]
+        for step in range(count):
+            # Of a chunk that reaches past the horizon the rest is dropped. A first action that is out of bounds is an
+            # error: a simulation went on past its task's horizon.
+            fits = np.flatnonzero(first + step < arrays.history.shape[1]) if step else slice(None)
+            entries = slice(step * ACTION_SIZE, (step + 1) * ACTION_SIZE)
+            arrays.history[slots[fits], first[fits] + step] = actions[fits, entries]
+        arrays.num_pending[slots] = np.minimum(count, arrays.history.shape[1] - first)
         self._pending.add(group)
         for worker in self._serving[group]:
             worker.post(STEP_GROUP, group)
@@ -263,8 +277,10 @@ class Pool:
         digests = arrays.step_digest[chosen].tobytes()
         step_digests = tuple(digests[at : at + DIGEST_SIZE] for at in range(0, len(digests), DIGEST_SIZE))
         opening, speed = arrays.gripper_opening[chosen].copy(), arrays.eef_speed[chosen].copy()
+        distance = arrays.step_goal_distance[chosen].copy()
         final_images = np.zeros(arrays.final_images[chosen].shape, dtype=np.uint8)
-        arrays.length[chosen] += running
+        taken = np.where(running, arrays.num_taken[chosen], 1).astype(np.int32)
+        arrays.length[chosen] += running * taken
         self._digests[chosen] = arrays.present_digest[chosen]
         for offset in np.flatnonzero(terminated | truncated | errored):
             final_images[offset] = arrays.final_images[chosen.start + offset]
@@ -277,7 +293,9 @@ class Pool:
             final_images=final_images,
             gripper_opening=opening,
             eef_speed=speed,
+            goal_distance=distance,
             state_digests=step_digests,
+            num_taken=taken,
         )
 
     def _pass_on(self, slot: int) -> None:
@@ -288,7 +306,7 @@ class Pool:
         arrays.length[slot] = 0
         arrays.doomed[slot], arrays.next_doomed[slot] = arrays.next_doomed[slot], False
         if spec is None:
-            for quiet in (arrays.gripper_opening, arrays.eef_speed, arrays.step_digest):
+            for quiet in (arrays.gripper_opening, arrays.eef_speed, arrays.step_goal_distance, arrays.step_digest):
                 quiet[slot] = 0
         else:
             self._without_next.add(slot)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -60,6 +60,15 @@ class Simulation(Protocol):
     def close(self) -> None: ...
 
 
+@runtime_checkable
+class Measurable(Protocol):
+    """A simulation that can tell, from its privileged state, how far its task is from done."""
+
+    def goal_distance(self) -> float:
+        """Metres still to go; falls to about 0 with success."""
+        ...
+
+
 class Expert(Protocol):
     """A scripted expert that reads privileged state; one instance per episode."""
 
@@ -96,6 +105,15 @@ class Suite(Protocol):
         ...
 
 
+@runtime_checkable
+class Inspectable(Protocol):
+    """A suite that can tell what its physics and pixels are made of."""
+
+    def assets(self) -> dict[str, str]:
+        """Name → digest of every model, mesh, task file and init state that its tasks use."""
+        ...
+
+
 class SlotPool(Protocol):
     """What the mechanics need of the vectorised pool: N slots in fixed groups, stepped in lockstep."""
 
@@ -121,6 +139,10 @@ class SlotPool(Protocol):
 
     def active(self, group: int) -> np.ndarray:
         """(n,) bool: False where the slot has nothing more to run."""
+        ...
+
+    def goal_distance(self, group: int) -> np.ndarray:
+        """(n,) float32: metres still to go; NaN where the suite cannot tell."""
         ...
 
     def send(self, group: int, actions: np.ndarray) -> None: ...

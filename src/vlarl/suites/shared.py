@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vlarl.types import EpisodeSpec, Split
+from vlarl.types import ACTION_SIZE, EpisodeSpec, Split
 
-ACTION_SIZE = 7
+__all__ = ["ACTION_SIZE", "DIGEST_SIZE", "SharedArrays", "Sizes", "decode_spec", "encode_spec"]
+
 DIGEST_SIZE = 16
 _SPLITS: tuple[Split, ...] = ("train", "eval")
 _ALIGNMENT = 64  # a cache line: workers never write into each other's
@@ -33,14 +34,16 @@ class Sizes(NamedTuple):
 class SharedArrays:
     """Views of the shared memory. Who writes what is fixed, so that no lock is needed.
 
-    Trainer: ``history, length, running, spec, next_spec, has_next, doomed``, always while no step of
+    Trainer: ``history, length, num_pending, running, spec, next_spec, has_next, doomed``, always while no step of
     that slot is pending. Worker: all others, and ``doomed`` of an episode that cannot begin.
     """
 
     frames: np.ndarray  # (N, H, H, 3) uint8, what the policy sees next
     final_images: np.ndarray  # (N, H, H, 3) uint8, last view of an episode that ended in this step
-    history: np.ndarray  # (N, capacity, 7) float32, actions of the present episode, the pending one included
+    history: np.ndarray  # (N, capacity, 7) float32, actions of the present episode, pending ones included
     length: np.ndarray  # (N,) int32, actions whose step is complete
+    num_pending: np.ndarray  # (N,) int32, actions to carry out in this step, until the episode ends
+    num_taken: np.ndarray  # (N,) int32, how many of them were
     running: np.ndarray  # (N,) bool, False: idle
     spec: np.ndarray  # (N, 4) int64, present episode
     next_spec: np.ndarray  # (N, 4) int64, begins when the present one ends
@@ -53,6 +56,8 @@ class SharedArrays:
     errored: np.ndarray  # (N,) bool
     gripper_opening: np.ndarray  # (N,) float32
     eef_speed: np.ndarray  # (N,) float32
+    step_goal_distance: np.ndarray  # (N,) float32, after the step, before any reset; NaN where the suite has none
+    goal_distance: np.ndarray  # (N,) float32, now: after the reset where there was one
     step_digest: np.ndarray  # (N, 16) uint8, state after the step, before any reset
     present_digest: np.ndarray  # (N, 16) uint8, state now: after the reset where there was one
     seconds: np.ndarray  # (W, 2) float64, simulate and render, summed
@@ -98,6 +103,8 @@ def _layout(sizes: Sizes) -> Mapping[str, tuple[tuple[int, ...], np.dtype]]:
         "final_images": (image, np.dtype(np.uint8)),
         "history": ((slots, capacity, ACTION_SIZE), np.dtype(np.float32)),
         "length": ((slots,), np.dtype(np.int32)),
+        "num_pending": ((slots,), np.dtype(np.int32)),
+        "num_taken": ((slots,), np.dtype(np.int32)),
         "running": flag,
         "spec": spec,
         "next_spec": spec,
@@ -110,6 +117,8 @@ def _layout(sizes: Sizes) -> Mapping[str, tuple[tuple[int, ...], np.dtype]]:
         "errored": flag,
         "gripper_opening": number,
         "eef_speed": number,
+        "step_goal_distance": number,
+        "goal_distance": number,
         "step_digest": digest,
         "present_digest": digest,
         "seconds": ((workers, 2), np.dtype(np.float64)),

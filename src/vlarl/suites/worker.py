@@ -23,7 +23,7 @@ from vlarl.errors import DriftError, EnvironmentUnusable, VlarlError
 from vlarl.registry import build
 from vlarl.suites.egl import spread_over_devices
 from vlarl.suites.messages import Assignment, decode_assignment, encode_error
-from vlarl.suites.protocol import Outcome, Simulation, Suite
+from vlarl.suites.protocol import Measurable, Outcome, Simulation, Suite
 from vlarl.suites.shared import SharedArrays, decode_spec
 
 BEGIN_ALL, BEGIN, REPLAY, STEP_GROUP, STEP_SLOT = b"A", b"B", b"R", b"G", b"S"
@@ -111,7 +111,7 @@ class Worker:
             return
         arrays.began_next[slot] = False
         started = time.perf_counter()
-        outcome = None if arrays.doomed[slot] else self._advanced(slot)
+        outcome = self._carried_out(slot)
         arrays.seconds[self._number, 0] += time.perf_counter() - started
         self._record(slot, outcome)
         if outcome is None:
@@ -122,13 +122,27 @@ class Worker:
             self._pass_on(slot)
         else:
             arrays.present_digest[slot] = arrays.step_digest[slot]
+            arrays.goal_distance[slot] = arrays.step_goal_distance[slot]
             self._render(self._present[slot], arrays.frames[slot])
         arrays.progress[self._number] += 1
 
-    def _advanced(self, slot: int) -> Outcome | None:
-        """The pending action's outcome; after a failure once more from a replay; None after the second."""
+    def _carried_out(self, slot: int) -> Outcome | None:
+        """The outcome of the last of the pending actions that was carried out: none is after the episode's end."""
         arrays = self._arrays
-        row, length = arrays.spec[slot], int(arrays.length[slot])
+        arrays.num_taken[slot] = 0
+        outcome = None
+        for step in range(int(arrays.num_pending[slot])):
+            outcome = None if arrays.doomed[slot] else self._advanced(slot, int(arrays.length[slot]) + step)
+            arrays.num_taken[slot] += 1
+            if outcome is None or outcome.terminated or outcome.truncated:
+                break
+            arrays.progress[self._number] += 1
+        return outcome
+
+    def _advanced(self, slot: int, length: int) -> Outcome | None:
+        """The outcome of action ``length``; after a failure once more from a replay; None after the second."""
+        arrays = self._arrays
+        row = arrays.spec[slot]
         for attempt in range(2):
             try:
                 if attempt:
@@ -148,11 +162,13 @@ class Worker:
         arrays.gripper_opening[slot] = 0.0 if outcome is None else outcome.gripper_opening
         arrays.eef_speed[slot] = 0.0 if outcome is None else outcome.eef_speed
         arrays.step_digest[slot] = 0 if outcome is None else _digest(self._present[slot])
+        arrays.step_goal_distance[slot] = np.nan if outcome is None else _goal_distance(self._present[slot])
 
     def _pass_on(self, slot: int) -> None:
         """Begin the next episode within the step that ended the one before."""
         arrays = self._arrays
         arrays.began_next[slot] = True
+        arrays.goal_distance[slot] = np.nan
         self._present.pop(slot, None)
         if not arrays.has_next[slot]:
             arrays.frames[slot] = arrays.final_images[slot]
@@ -200,6 +216,7 @@ class Worker:
     def _show(self, slot: int, frames: np.ndarray | None) -> None:
         simulation = self._present[slot]
         self._arrays.present_digest[slot] = _digest(simulation)
+        self._arrays.goal_distance[slot] = _goal_distance(simulation)
         if frames is not None:
             self._render(simulation, frames[slot])
 
@@ -220,6 +237,10 @@ class Worker:
 
 def _digest(simulation: Simulation) -> np.ndarray:
     return np.frombuffer(simulation.state_digest(), dtype=np.uint8)
+
+
+def _goal_distance(simulation: Simulation) -> float:
+    return simulation.goal_distance() if isinstance(simulation, Measurable) else np.nan
 
 
 def _end_with_parent(parent: int) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vlarl.policies.action_tokens import ACTION_CONVENTION, NUM_ACTION_TOKENS
-from vlarl.policies.decoding import Prompt
+from vlarl.policies.decoding import ActionDecoder, Prompt
 from vlarl.policies.openvla.adapters import Adapters, RoundedFactors
 from vlarl.policies.openvla.checkpoint import Layout, load_model, read_layout
 from vlarl.policies.openvla.hub import resolve
@@ -45,7 +45,7 @@ class OpenVlaPolicy:
     With ``trained=False`` it only acts: nothing can be trained, and all weights are kept in ``spec.dtype``.
     """
 
-    num_action_tokens = NUM_ACTION_TOKENS
+    num_action_tokens: int = NUM_ACTION_TOKENS
     action_convention = ACTION_CONVENTION
 
     def __init__(self, spec: OpenVlaSpec, *, suite: SuiteFacts, seed: int, trained: bool = True) -> None:
@@ -61,7 +61,13 @@ class OpenVlaPolicy:
         self.num_bins = sizes.num_bins
         self.feature_size = sizes.language.hidden_size
         self._codec = ActionCodec(load_statistics(folder, config, suite=suite.name, key=spec.statistics))
-        self._prompts = load_prompts(folder, config, bucket=spec.prompt_bucket, num_visual_tokens=sizes.num_patches)
+        self._prompts = load_prompts(
+            folder,
+            config,
+            bucket=spec.prompt_bucket,
+            num_visual_tokens=sizes.num_patches,
+            num_action_tokens=self.num_action_tokens,
+        )
         self._images = ImageProcessor(
             pipeline=spec.images,
             size=sizes.image_size,
@@ -74,7 +80,7 @@ class OpenVlaPolicy:
 
     def _install(self, model: OpenVlaModel, *, seed: int) -> None:
         """What follows from the weights and ``spec``: adapters and decoder."""
-        spec, sizes = self.spec, model.sizes
+        spec = self.spec
         self.model = model.requires_grad_(self._trains_all)
         self.adapters = Adapters(self.model)
         if spec.lora is not None:
@@ -85,14 +91,17 @@ class OpenVlaPolicy:
         self._rounded: RoundedFactors | None = None
         if on_gpu and autocast and spec.lora is not None:
             self._rounded = self.adapters.rounded("policy", self._dtype, within="language_model.")
+        self._decoder = self._build_decoder(self.model)
+
+    def _build_decoder(self, model: OpenVlaModel) -> ActionDecoder:
         # A graph cannot read what autocast makes of fp32 masters, and a copy of all of them has no room.
-        can_capture = on_gpu and not (autocast and self._trains_all)
+        can_capture = self.device.type == "cuda" and not (self._dtype != torch.float32 and self._trains_all)
         surroundings = self._rounded.in_place if self._rounded is not None else nullcontext
-        self._decoder = StaticDecoder(
-            self.model.language_model,
-            num_action_tokens=NUM_ACTION_TOKENS,
-            num_bins=sizes.num_bins,
-            first_row=sizes.first_action_row,
+        return StaticDecoder(
+            model.language_model,
+            num_action_tokens=self.num_action_tokens,
+            num_bins=model.sizes.num_bins,
+            first_row=model.sizes.first_action_row,
             capture=partial(captured, surroundings=surroundings) if can_capture else directly,
         )
 
@@ -105,7 +114,7 @@ class OpenVlaPolicy:
             **trained,
             "base": self._digest,
             "action": ACTION_CONVENTION,
-            "num_action_tokens": NUM_ACTION_TOKENS,
+            "num_action_tokens": self.num_action_tokens,
             "num_bins": self.num_bins,
             "normalisation": self._codec.statistics.identity,
         }

@@ -98,7 +98,12 @@ class PromptEncoder:
 
 
 def load_prompts(
-    folder: Path, config: Mapping[str, Any], *, bucket: int, num_visual_tokens: int = _NUM_VISUAL_TOKENS
+    folder: Path,
+    config: Mapping[str, Any],
+    *,
+    bucket: int,
+    num_visual_tokens: int = _NUM_VISUAL_TOKENS,
+    num_action_tokens: int = NUM_ACTION_TOKENS,
 ) -> PromptEncoder:
     """The encoder of a checkpoint folder whose ``config.json`` is ``config``. AssetError (R383)."""
     vocabulary = int(config["text_config"]["vocab_size"]) - int(config["pad_to_multiple_of"])
@@ -106,7 +111,7 @@ def load_prompts(
         load_tokenizer(folder),
         vocabulary=vocabulary,
         pad=int(config["pad_token_id"]),
-        max_length=int(config["llm_max_length"]) - num_visual_tokens - NUM_ACTION_TOKENS,
+        max_length=int(config["llm_max_length"]) - num_visual_tokens - num_action_tokens,
         bucket=bucket,
         place=str(folder),
     )

@@ -192,3 +192,8 @@ class RunSpec(Section):
     batches: list[NonNegativeInt] = Field(
         [0], description="Iterations whose training batch is stored, for `reproduce --stage update`."
     )
+    require_lock: bool = Field(
+        False,
+        description="With `determinism: strict`: refuse to start when an installed package is not of the lock's "
+        "version. Otherwise that is a warning and stands in the manifest.",
+    )

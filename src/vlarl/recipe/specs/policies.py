@@ -76,6 +76,22 @@ class OpenVlaSpec(PartSpec):
     )
 
 
+class OpenVlaOftSpec(OpenVlaSpec):
+    """OpenVLA-OFT with action tokens: the weights of OpenVLA, all tokens of several control steps in one forward."""
+
+    target: ClassVar[str] = "vlarl.policies.openvla.oft:OpenVlaOftPolicy"
+
+    kind: Literal["openvla_oft"] = "openvla_oft"  # type: ignore[assignment]  # another kind with the same knobs
+    chunk: PositiveInt = Field(
+        8, description="Control steps that one decision lasts: carried out without looking in between, until the end."
+    )
+    attention: Literal["all", "actions"] = Field(
+        "all",
+        description="Who attends in both directions: `all` columns, as the published OFT checkpoints were trained, or "
+        "the `actions` among themselves behind a causal prompt, as OpenVLA's own weights know it.",
+    )
+
+
 class SharedCriticSpec(PartSpec):
     """A value head on the policy's feature of the last unpadded prompt token."""
 

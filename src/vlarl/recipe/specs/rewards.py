@@ -20,6 +20,20 @@ class SuccessRewardSpec(PartSpec):
     errored: float = Field(0.0, description="Reward of the step at which an episode errors, before the weight.")
 
 
+class DenseOracleRewardSpec(PartSpec):
+    """Privileged dense reward from the simulator's own distance to the goal: what a perfect process reward could give.
+
+    An upper reference for studies; no robot can compute it.
+    """
+
+    target: ClassVar[str] = "vlarl.rewards.dense_oracle:DenseOracleReward"
+
+    kind: Literal["dense_oracle"] = "dense_oracle"
+    weight: float = Field(1.0, description="Factor on this reward in the sum.")
+    scale: PositiveFloat = Field(0.5, description="Factor on Phi = exp(-distance / length).")
+    length: PositiveFloat = Field(0.1, description="Metres over which Phi falls by a factor of e.")
+
+
 class ProcessRewardSpec(PartSpec):
     """Dense reward of a frozen process reward model, made by `vlarl train-prm`."""
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from vlarl.digest import tree_digest
 from vlarl.errors import AssetError, DriftError, EnvironmentUnusable
 from vlarl.recipe.specs.suites import libero_tasks
 
@@ -36,6 +37,10 @@ class LiberoTask:
     @property
     def bddl(self) -> Path:
         return _path("bddl_files") / self.suite / f"{self.name}.bddl"
+
+    def files(self) -> tuple[Path, Path]:
+        """The task's description and its init states."""
+        return self.bddl, _path("init_states") / self.suite / f"{self.name}.pruned_init.npz"
 
     def official_states(self) -> np.ndarray:
         """(50, 1 + nq + nv) float64 flattened simulator states."""
@@ -107,6 +112,11 @@ def tasks_of(suite: str) -> tuple[LiberoTask, ...]:
     return tuple(
         LiberoTask(suite, index, name, language) for index, (name, language) in enumerate(libero_tasks()[suite].items())
     )
+
+
+def models_digest() -> str:
+    """Digest of LIBERO's models, meshes and textures: names and contents."""
+    return tree_digest(_path("assets"))
 
 
 def import_robosuite() -> None:

@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
+from vlarl.digest import file_digest
 from vlarl.memory import give_back_freed_memory
 from vlarl.recipe.specs.suites import LiberoSpec
 from vlarl.suites.libero.install import (
@@ -19,6 +20,7 @@ from vlarl.suites.libero.install import (
     check_installation,
     check_mujoco,
     import_robosuite,
+    models_digest,
     tasks_of,
 )
 from vlarl.suites.protocol import Conventions, Expert, Simulation
@@ -104,6 +106,11 @@ class LiberoSuite:
     def demonstration_arrays(self, simulation: Simulation) -> dict[str, np.ndarray]:
         """LIBERO's names; ``states`` is the flattened simulator state."""
         return _own(simulation).low_dimensional()
+
+    def assets(self) -> dict[str, str]:
+        """Task and init files of the tasks, and LIBERO's models as one."""
+        files = {path.name: file_digest(path) for row in self._rows for path in row.files() if path.is_file()}
+        return {**files, "assets": models_digest()}
 
 
 class Stages:

@@ -7,7 +7,16 @@ from typing import Protocol
 
 import numpy as np
 
-from vlarl.suites.tabletop.scenes import BUTTON_TRAVEL, CUBE_HALF, DRAWER_TRAVEL, PLATE_HALF, PLATE_TOP, ZONE_HALF_WIDTH
+from vlarl.suites.tabletop.scenes import (
+    BUTTON_TOP,
+    BUTTON_TRAVEL,
+    CUBE_HALF,
+    DRAWER_TRAVEL,
+    HANDLE_REACH,
+    PLATE_HALF,
+    PLATE_TOP,
+    ZONE_HALF_WIDTH,
+)
 
 REACH_TOLERANCE = 0.025
 LIFT_HEIGHT = 0.05
@@ -43,6 +52,10 @@ class Goal(Protocol):
 
     def holds(self, world: World) -> bool: ...
 
+    def distance(self, world: World) -> float:
+        """Metres still to go while the goal does not hold: of the tool to what it moves, and of that to its place."""
+        ...
+
 
 @dataclass(frozen=True)
 class Reach:
@@ -54,6 +67,9 @@ class Reach:
         offset = world.tool() - world.cube(self.cube)
         return bool(np.hypot(offset[0], offset[1]) < REACH_TOLERANCE and offset[2] < CUBE_HALF + REACH_TOLERANCE)
 
+    def distance(self, world: World) -> float:
+        return _apart(world.tool(), world.cube(self.cube))
+
 
 @dataclass(frozen=True)
 class Lifted:
@@ -63,6 +79,10 @@ class Lifted:
 
     def holds(self, world: World) -> bool:
         return bool(world.cube(self.cube)[2] > CUBE_HALF + LIFT_HEIGHT)
+
+    def distance(self, world: World) -> float:
+        cube = world.cube(self.cube)
+        return _apart(world.tool(), cube) + max(0.0, CUBE_HALF + LIFT_HEIGHT - float(cube[2]))
 
 
 @dataclass(frozen=True)
@@ -75,6 +95,11 @@ class InZone:
         place = world.cube(self.cube)
         return bool(abs(place[1] - world.fixture("zone")[1]) < ZONE_HALF_WIDTH and place[2] < CUBE_HALF + 0.02)
 
+    def distance(self, world: World) -> float:
+        cube = world.cube(self.cube)
+        beyond = abs(float(cube[1] - world.fixture("zone")[1])) - ZONE_HALF_WIDTH
+        return _apart(world.tool(), cube) + max(0.0, beyond)
+
 
 @dataclass(frozen=True)
 class OnPlate:
@@ -86,6 +111,10 @@ class OnPlate:
         offset = world.cube(self.cube) - world.fixture("plate")
         inside = max(abs(offset[0]), abs(offset[1])) < PLATE_HALF - 0.005
         return bool(inside and abs(offset[2] - PLATE_TOP - CUBE_HALF) < _RESTING and _released(world, self.cube))
+
+    def distance(self, world: World) -> float:
+        place = world.fixture("plate") + np.array((0.0, 0.0, PLATE_TOP + CUBE_HALF))
+        return _to_carry(world, self.cube, place)
 
 
 @dataclass(frozen=True)
@@ -101,6 +130,9 @@ class Stacked:
         supported = np.hypot(offset[0], offset[1]) < CUBE_HALF and abs(offset[2] - 2 * CUBE_HALF) < _RESTING
         return bool(supported and base[2] < CUBE_HALF + _RESTING and _released(world, self.cube))
 
+    def distance(self, world: World) -> float:
+        return _to_carry(world, self.cube, world.cube(self.base) + np.array((0.0, 0.0, 2 * CUBE_HALF)))
+
 
 @dataclass(frozen=True)
 class DrawerOpen:
@@ -109,6 +141,11 @@ class DrawerOpen:
     def holds(self, world: World) -> bool:
         return world.slide("drawer") > DRAWER_TRAVEL * 0.7
 
+    def distance(self, world: World) -> float:
+        out = world.slide("drawer")
+        handle = world.fixture("cabinet") + np.array((HANDLE_REACH + out, 0.0, 0.026))
+        return _apart(world.tool(), handle) + max(0.0, DRAWER_TRAVEL * 0.7 - out)
+
 
 @dataclass(frozen=True)
 class ButtonDown:
@@ -116,6 +153,20 @@ class ButtonDown:
 
     def holds(self, world: World) -> bool:
         return world.slide("button") > BUTTON_TRAVEL * 0.5
+
+    def distance(self, world: World) -> float:
+        return _apart(world.tool(), world.fixture("button") + np.array((0.0, 0.0, BUTTON_TOP - BUTTON_TRAVEL)))
+
+
+def _apart(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.linalg.norm(one - other))
+
+
+def _to_carry(world: World, cube: str, place: np.ndarray) -> float:
+    """To the cube and with it to ``place``; the fingers still have to open when it is there."""
+    where = world.cube(cube)
+    there = _apart(where, place)
+    return there + (_apart(world.tool(), where) if there > CUBE_HALF else 0.0)
 
 
 def _released(world: World, cube: str) -> bool:

@@ -29,6 +29,7 @@ from vlarl.suites.tabletop.tasks import TaskRow
 from vlarl.types import EpisodeSpec, Task
 
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+_USUAL_DISTANCE = 0.3  # metres of one goal, at the start of an episode
 _LOW, _HIGH = np.array(GRIPPER_LOW), np.array(GRIPPER_HIGH)
 
 
@@ -123,6 +124,11 @@ class TabletopSimulation:
         mujoco.mj_getState(self._stage.model, self._data, self._state, _STATE)
         rest = f"{self.task.name}/{self._steps}"
         return blake2b(self._state.tobytes() + rest.encode(), digest_size=16).digest()
+
+    def goal_distance(self) -> float:
+        """Of the first goal that does not hold, and as much as a usual goal takes for each later one."""
+        ahead = [goal for goal in self.row.goals if not goal.holds(self)]
+        return ahead[0].distance(self) + _USUAL_DISTANCE * (len(ahead) - 1) if ahead else 0.0
 
     def close(self) -> None:
         """Nothing to free: the stage belongs to the suite."""

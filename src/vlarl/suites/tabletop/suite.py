@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vlarl.digest import bytes_digest
 from vlarl.recipe.specs.suites import TabletopSpec
 from vlarl.suites.protocol import Conventions, Expert, Simulation
 from vlarl.suites.renderer import choose_renderer
 from vlarl.suites.selection import select
 from vlarl.suites.tabletop.placement import NUM_INITS
-from vlarl.suites.tabletop.scenes import CONTROL_HZ
+from vlarl.suites.tabletop.scenes import CONTROL_HZ, scene_xml
 from vlarl.suites.tabletop.tasks import SUITES, TaskRow
 from vlarl.types import Split, Task
 
@@ -76,6 +77,12 @@ class TabletopSuite:
             "joint_states": place.copy(),
             "states": own.flat_state(),
         }
+
+    def assets(self) -> dict[str, str]:
+        """The scenes' MJCF."""
+        scenes = {row.scene.name: row.scene for row in self._rows}
+        size = self.conventions.image_size
+        return {f"{name}.xml": bytes_digest(scene_xml(scene, size).encode()) for name, scene in sorted(scenes.items())}
 
     def _stage(self, row: TaskRow) -> Stage:
         from vlarl.suites.tabletop.simulation import Stage

@@ -1,0 +1,227 @@
+"""The results of a study: one record a run, read from the run folders, and the document that holds them all."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from vlarl.digest import json_digest
+from vlarl.errors import AssetError, DriftError
+from vlarl.recipe.study import Study, StudyJob
+from vlarl.results import Document, read_document
+from vlarl.run import manifest
+from vlarl.run.checkpoint import iterations
+from vlarl.run.events import ITERATION, read_events
+from vlarl.run.files import disk_errors, write_json
+from vlarl.run.folder import RunFolder, find_runs
+
+SCHEMA = "vlarl.study/1"
+RESULTS = "results.json"
+
+State = Literal["done", "unfinished", "new"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One evaluation of a run."""
+
+    iteration: int
+    env_steps: int  # control steps done until then
+    seconds: float  # of collecting and updating until then
+    k: int
+    n: int
+
+    @property
+    def rate(self) -> float:
+        return self.k / self.n
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What a study keeps of a run.
+
+    ``outcomes`` are those of the last evaluation: task -> one character an episode, ``1`` for success, in the order
+    of init states. Two runs with the same ``protocol_digest`` can be paired character by character.
+    """
+
+    cell: str
+    seed: int
+    state: State
+    run: str  # folder, relative to the study's
+    recipe_digest: str
+    chain: str | None
+    code: str  # names commit, uncommitted changes and wheel
+    protocol_digest: str | None
+    evaluations: tuple[Point, ...]
+    outcomes: Mapping[str, str]
+
+    @property
+    def env_steps(self) -> int:
+        return self.evaluations[-1].env_steps if self.evaluations else 0
+
+    @property
+    def seconds(self) -> float:
+        return self.evaluations[-1].seconds if self.evaluations else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What is on disk of a job."""
+
+    state: State
+    run: RunFolder | None
+    iteration: int = 0  # done, as of the newest checkpoint
+
+
+def find_job(job: StudyJob, out: Path) -> Found:
+    """The run that is the job's; DriftError (D650) where its folder holds a run of another recipe."""
+    unfinished = None
+    for run in find_runs(out / job.place):
+        try:
+            described = manifest.read(run)
+        except AssetError:
+            continue  # `train --or-resume` passes over it as well
+        if described["recipe"]["digest"] != job.digest:
+            raise DriftError(
+                f"{job.label} was begun with another recipe: {described['recipe']['digest'][:12]}, now it is "
+                f"{job.digest[:12]}",
+                code="D650",
+                place=str(run.path),
+                hint=f"set the recipe back, choose another --out, or move that run away: mv {out / job.place} "
+                f"{out / job.place}.old",
+            )
+        if described["status"] == "done":
+            return Found(state="done", run=run)
+        unfinished = unfinished or run
+    if unfinished is None:
+        return Found(state="new", run=None)
+    return Found(state="unfinished", run=unfinished, iteration=max(iterations(unfinished.checkpoints), default=0))
+
+
+def gather(study: Study, out: Path) -> tuple[RunResult, ...]:
+    """Every run of the study that has begun, in the study's order; a run of another recipe is none of them."""
+    runs = []
+    for job in study.jobs:
+        with suppress(DriftError):
+            found = find_job(job, out)
+            if found.run is not None:
+                runs.append(read_run(job, found.run, found.state, out))
+    return tuple(runs)
+
+
+def read_run(job: StudyJob, run: RunFolder, state: State, out: Path) -> RunResult:
+    described = manifest.read(run)
+    documents = sorted((read_document(p) for p in run.evaluations.glob("*.json")), key=_iteration)
+    own = [one for one in documents if one["policy"] == "checkpoint" and one["iteration"] is not None]
+    last = own[-1] if own else None
+    return RunResult(
+        cell=job.cell,
+        seed=job.seed,
+        state=state,
+        run=str(run.path.relative_to(out)),
+        recipe_digest=job.digest,
+        chain=(described["outcome"] or {}).get("chain"),
+        code=_code(described),
+        protocol_digest=last["protocol_digest"] if last else None,
+        evaluations=tuple(_points(run, own)),
+        outcomes=_outcomes(last) if last else {},
+    )
+
+
+def _points(run: RunFolder, documents: Sequence[Document]) -> Iterator[Point]:
+    records = [record for record in read_events(run.events) if record["kind"] == ITERATION]
+    for document in documents:
+        before = [record for record in records if record["iteration"] < document["iteration"]]
+        yield Point(
+            iteration=document["iteration"],
+            env_steps=int(before[-1]["env_steps"]) if before else 0,
+            seconds=round(sum(float(record["ledger"]["total_seconds"]) for record in before), 1),
+            k=document["overall"]["successes"],
+            n=document["overall"]["episodes"],
+        )
+
+
+def _outcomes(document: Document) -> dict[str, str]:
+    rows = sorted(document["episodes"], key=lambda row: (row["init"], row["seed"]))
+    names = [task["name"] for task in document["protocol"]["tasks"]]
+    return {name: "".join("01"[bool(r["success"])] for r in rows if r["task"] == name) for name in names}
+
+
+def _iteration(document: Document) -> int:
+    return document["iteration"] or 0
+
+
+def _code(described: Mapping[str, Any]) -> str:
+    """Names the code that ran: two runs of one study should share it."""
+    record = described["code"]
+    changed = json_digest({name: record[name] for name in ("commit", "diff_sha256", "untracked", "wheel")})[:12]
+    return f"{record['commit'][:12]}-{changed}" if record["commit"] else changed
+
+
+def study_document(study: Study, runs: Sequence[RunResult], table: Mapping[str, Any]) -> dict[str, Any]:
+    """All of it as plain JSON."""
+    spec = study.spec
+    overrides = {job.cell: list(job.overrides[:-2]) for job in study.jobs}  # without name and seed
+    return {
+        "schema": SCHEMA,
+        "name": spec.name,
+        "study_sha256": study.sha256,
+        "recipe": str(spec.recipe),
+        "baseline": spec.baseline,
+        "threshold": spec.threshold.model_dump() if spec.threshold else None,
+        "cells": {
+            name: {
+                "overrides": overrides[name],
+                "seeds": cell.seeds or spec.seeds,
+                "paper": cell.paper,
+                "note": cell.note,
+            }
+            for name, cell in spec.cells.items()
+        },
+        "table": dict(table),
+        "runs": [asdict(run) for run in runs],
+    }
+
+
+def write_results(document: Mapping[str, Any], path: Path) -> None:
+    with disk_errors(path):
+        write_json(path, document)
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """The document of a study; AssetError (R360) when it is missing, damaged or of another kind."""
+    try:
+        found = json.loads(path.read_text())
+        if found["schema"] != SCHEMA:
+            raise ValueError(f"its schema is {found['schema']!r}, not {SCHEMA!r}")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise AssetError(
+            f"{path.name} holds no results of a study: {error}",
+            code="R360",
+            place=str(path),
+            hint="`vlarl study STUDY.yaml --out DIR` writes it anew from the runs",
+        ) from error
+    return dict(found)
+
+
+def runs_of(document: Mapping[str, Any]) -> tuple[RunResult, ...]:
+    return tuple(
+        RunResult(**{**run, "evaluations": tuple(Point(**point) for point in run["evaluations"])})
+        for run in document["runs"]
+    )
+
+
+@contextmanager
+def results_lock(out: Path) -> Iterator[None]:
+    """One process at a time gathers and writes; others wait, so that the last to write has seen all runs."""
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        stream = (out / ".results.lock").open("w")
+    with stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,61 @@
+"""The privileged reward, against sums by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from builders import make_rollout
+from vlarl.recipe.specs.rewards import DenseOracleRewardSpec
+from vlarl.rewards.dense_oracle import DenseOracleReward
+from vlarl.types import Rollout
+
+GAMMA = 0.9
+
+
+def at(*phi: float) -> np.ndarray:
+    """(1, T) distances, in metres, at which the potential of length 0.1 is ``phi``."""
+    return (-0.1 * np.log(np.array([phi]))).astype(np.float32)
+
+
+def rollout(**fields: Any) -> Rollout:
+    """One slot: three steps to success, then two of another episode."""
+    blank = {
+        "goal_distance": at(0.2, 0.4, 0.6, 0.1, 0.3),
+        "next_goal_distance": at(0.4, 0.6, 0.9, 0.3, 0.5),
+        "terminated": np.array([[False, False, True, False, False]]),
+    }
+    return make_rollout(1, 5, **{**blank, **fields})
+
+
+def reward() -> DenseOracleReward:
+    return DenseOracleReward(DenseOracleRewardSpec(scale=2.0, length=0.1), gamma=GAMMA)
+
+
+def test_pays_the_difference_of_the_potential_and_nothing_is_left_after_success() -> None:
+    expected = [[0.9 * 0.4 - 0.2, 0.9 * 0.6 - 0.4, -0.6, 0.9 * 0.3 - 0.1, 0.9 * 0.5 - 0.3]]
+    found = reward().score(rollout())
+    np.testing.assert_allclose(found, 2.0 * np.array(expected), atol=1e-6)
+    assert found.dtype == np.float32
+
+
+def test_a_step_that_errors_and_a_slot_that_waits_pay_nothing() -> None:
+    errored = np.array([[False, False, False, True, False]])
+    unknown = np.array([[0.1, 0.1, 0.1, np.nan, 0.1]], np.float32)
+    active = np.array([[True, True, True, True, False]])
+    found = reward().score(rollout(errored=errored, next_goal_distance=unknown, active=active))
+    assert found[0, 3] == found[0, 4] == 0.0
+    assert (found[0, :3] != 0.0).all()
+
+
+@pytest.mark.parametrize("length", [0.05, 0.2])
+def test_the_length_says_how_near_is_near(length: float) -> None:
+    spec = DenseOracleRewardSpec(scale=1.0, length=length)
+    found = DenseOracleReward(spec, gamma=1.0).score(
+        make_rollout(
+            1, 1, goal_distance=np.array([[length]], np.float32), next_goal_distance=np.zeros((1, 1), np.float32)
+        )
+    )
+    assert found[0, 0] == pytest.approx(1.0 - np.exp(-1.0))

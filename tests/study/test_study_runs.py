@@ -1,0 +1,349 @@
+"""`vlarl study`: order, skipping, going on, stopping, results; with stand-ins for the runs, and once with real ones."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_study import STUDY, Machine, made_study, make_run, write_study
+
+from vlarl import cli
+from vlarl.errors import DriftError, Exit, UsageError
+from vlarl.recipe.study import Study, StudyJob
+from vlarl.report import report
+from vlarl.results_study import RESULTS, find_job, gather, read_results, runs_of
+from vlarl.run.folder import RunLock, find_runs
+from vlarl.study import Order, StudyOutcome, chosen_jobs, refresh, run_study
+from vlarl.study_collect import collect, without_places
+from vlarl.study_processes import words
+from vlarl.study_slurm import slurm_script
+
+ALL = ["base seed 1", "slow seed 1", "base seed 2", "slow seed 2"]
+
+
+def go(study: Study, out: Path, machine: Machine, **fields: Any) -> StudyOutcome:
+    said: list[str] = []
+    outcome = run_study(
+        study, study.jobs, Order(out=out, cache=out / "cache", start=machine.start, **fields), said.append
+    )
+    assert said
+    return outcome
+
+
+def test_all_runs_once_seeds_outermost(tmp_path: Path) -> None:
+    study, machine = made_study(tmp_path), Machine()
+    outcome = go(study, tmp_path / "out", machine)
+    assert machine.started == ALL
+    assert machine.most == 1
+    assert outcome.exit_status == Exit.OK
+    assert [found.state for _, found in outcome.states] == ["done"] * 4
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {
+        "results.json",
+        "table.md",
+        "table.csv",
+        "curves.svg",
+        "study.yaml",
+    }
+    assert (tmp_path / "out" / "study.yaml").read_bytes() == study.text
+
+
+def test_what_is_done_is_skipped_and_what_was_begun_goes_on(tmp_path: Path) -> None:
+    study, out = made_study(tmp_path), tmp_path / "out"
+    make_run(study.jobs[0], out)
+    make_run(study.jobs[1], out, status="stopped")
+    assert [find_job(job, out).state for job in study.jobs] == ["done", "unfinished", "new", "new"]
+    machine = Machine()
+    go(study, out, machine)
+    assert machine.started == ALL[1:]
+
+
+def test_a_changed_recipe_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    study, out, machine = made_study(tmp_path), tmp_path / "out", Machine()
+    make_run(study.jobs[3], out)
+    changed = made_study(tmp_path, STUDY.replace("1e-6", "2e-6"))
+    with pytest.raises(DriftError) as caught:
+        go(changed, out, machine)
+    assert caught.value.code == "D650"
+    assert "slow seed 2" in caught.value.message
+    assert f"mv {out / 'runs/slow/seed-2'} " in str(caught.value.hint)
+    assert machine.started == []
+    assert find_job(changed.jobs[0], out).state == "new"  # the other cell is what it was
+
+
+def test_a_note_or_a_paper_number_is_not_part_of_a_run(tmp_path: Path) -> None:
+    study, out = made_study(tmp_path), tmp_path / "out"
+    make_run(study.jobs[1], out)
+    again = made_study(tmp_path, STUDY.replace("paper: 80.5", "paper: 81, note: hm"))
+    assert find_job(again.jobs[1], out).state == "done"
+
+
+def test_a_failed_run_does_not_stop_the_others(tmp_path: Path) -> None:
+    study = made_study(tmp_path)
+    machine = Machine(lambda job: 1 if job.label == "slow seed 1" else 0)
+    outcome = go(study, tmp_path / "out", machine)
+    assert machine.started == ALL
+    assert outcome.failed == {"slow seed 1": "exit status 1"}
+    assert outcome.exit_status == Exit.RUN_FAILED
+    assert [row.seeds for row in outcome.table.rows] == [2, 1]
+
+
+def test_several_at_a_time(tmp_path: Path) -> None:
+    machine = Machine(lambda job: None if job.seed == 1 else 0)
+    outcome = go(made_study(tmp_path), tmp_path / "out", machine, num_jobs=2, budget=3.0)
+    assert machine.most == 2
+    assert machine.stopped == ALL[:2]
+    assert outcome.exit_status == Exit.RESUMABLE
+
+
+def test_the_end_of_the_budget_stops_what_runs_and_begins_nothing(tmp_path: Path) -> None:
+    machine = Machine(lambda job: None if job.label == "slow seed 1" else 0)
+    outcome = go(made_study(tmp_path), tmp_path / "out", machine, budget=3.0)
+    assert machine.started == ALL[:2]
+    assert machine.stopped == ["slow seed 1"]
+    assert outcome.exit_status == Exit.RESUMABLE
+    assert outcome.table.rows[0].seeds == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_what_runs(tmp_path: Path, number: signal.Signals) -> None:
+    def behave(job: StudyJob) -> int | None:
+        if job.label == "slow seed 1":
+            os.kill(os.getpid(), number)
+            return None
+        return 0
+
+    machine = Machine(behave)
+    outcome = go(made_study(tmp_path), tmp_path / "out", machine)
+    assert machine.stopped == ["slow seed 1"]
+    assert outcome.exit_status == Exit.RESUMABLE
+
+
+def test_a_second_signal_interrupts(tmp_path: Path) -> None:
+    def behave(job: StudyJob) -> int | None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return None
+
+    machine = Machine(behave)
+    with pytest.raises(KeyboardInterrupt):
+        go(made_study(tmp_path), tmp_path / "out", machine)
+
+
+def test_a_run_that_another_process_has_is_left_to_it(tmp_path: Path) -> None:
+    study, out, machine = made_study(tmp_path), tmp_path / "out", Machine()
+    (out / study.jobs[1].place).mkdir(parents=True)
+    with RunLock(out / study.jobs[1].place / "lock"):
+        outcome = go(study, out, machine)
+    assert machine.started == [ALL[0], *ALL[2:]]
+    assert outcome.exit_status == Exit.RESUMABLE
+
+
+def test_a_run_that_a_killed_study_left_behind_is_no_failure(tmp_path: Path) -> None:
+    outcome = go(made_study(tmp_path), tmp_path / "out", Machine(lambda job: 4 if job.label == ALL[1] else 0))
+    assert outcome.failed == {}
+    assert outcome.exit_status == Exit.RESUMABLE
+
+
+def test_another_cell_may_have_changed(tmp_path: Path) -> None:
+    study, out, machine = made_study(tmp_path), tmp_path / "out", Machine()
+    make_run(study.jobs[1], out)
+    changed = made_study(tmp_path, STUDY.replace("1e-6", "2e-6"))
+    outcome = run_study(
+        changed, chosen_jobs(changed, ["base"]), Order(out=out, cache=out / "cache", start=machine.start)
+    )
+    assert machine.started == [ALL[0], ALL[2]]
+    assert [row.seeds for row in outcome.table.rows] == [2, 0]
+
+
+def test_some_cells_or_one_task(tmp_path: Path) -> None:
+    study = made_study(tmp_path)
+    assert [job.label for job in chosen_jobs(study, ["slow"])] == [ALL[1], ALL[3]]
+    assert [job.label for job in chosen_jobs(study, task=2)] == [ALL[2]]
+    assert [job.label for job in chosen_jobs(study, ["slow"], task=1)] == [ALL[3]]
+    with pytest.raises(UsageError, match="no cell `slwo`"):
+        chosen_jobs(study, ["slwo"])
+    with pytest.raises(UsageError, match="no task 4"):
+        chosen_jobs(study, task=4)
+
+
+# Results
+
+
+def test_what_results_say_of_a_run(tmp_path: Path) -> None:
+    study, out = made_study(tmp_path), tmp_path / "out"
+    make_run(study.jobs[0], out, ("00", "10", "11"))
+    make_run(study.jobs[1], out, ("00", "01"), status="stopped")
+    runs, table = refresh(study, out)
+    first = runs[0]
+    assert [(p.iteration, p.env_steps, p.seconds, p.k, p.n) for p in first.evaluations] == [
+        (0, 0, 0.0, 0, 4),
+        (1, 32, 30.0, 2, 4),
+        (2, 64, 60.0, 4, 4),
+    ]
+    assert dict(first.outcomes) == {"reach_red": "11", "lift_red": "11"}
+    assert (first.state, runs[1].state) == ("done", "unfinished")
+    assert first.chain == "c" * 64
+    stored = read_results(out / RESULTS)
+    assert runs_of(stored) == runs == gather(study, out)
+    assert stored["cells"]["slow"] == {"overrides": ["ppo.lr=1e-06"], "seeds": [1, 2], "paper": 80.5, "note": None}
+    assert table.rows[0].k == 4
+    assert (out / first.run / "manifest.json").is_file()
+
+
+def test_collect_takes_what_vouches_and_nothing_else(tmp_path: Path) -> None:
+    study, out, machine = made_study(tmp_path), tmp_path / "out", Machine()
+    go(study, out, machine)
+    written = collect(out, tmp_path / "docs", gather(study, out), ("results.json", "table.md"))
+    names = {str(path.relative_to(tmp_path / "docs")) for path in written}
+    assert len(names) == 2 + 4 * 3
+    assert {"results.json", "slow/seed-2/chain.jsonl", "base/seed-1/manifest.json"} <= names
+    assert {str(p.relative_to(tmp_path / "docs")) for p in (tmp_path / "docs").rglob("*") if p.is_file()} == names
+    (line,) = (tmp_path / "docs/slow/seed-2/chain.jsonl").read_text().splitlines()
+    assert json.loads(line).keys() == {"iteration", "env_steps", "chain", "success_rate"}
+
+
+def test_what_is_collected_names_no_folder_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "checkout").mkdir()
+    monkeypatch.chdir(tmp_path / "checkout")
+    text = f"{tmp_path}/checkout/a {tmp_path}/b {Path.home()}/c {tmp_path}/out/d"
+    assert without_places(text, tmp_path / "out") == "./a ../b ~/c DIR/d"
+
+
+def test_the_report_of_a_study(tmp_path: Path) -> None:
+    study, out = made_study(tmp_path, STUDY + "threshold: {window: 1}\n"), tmp_path / "out"
+    go(study, out, Machine())
+    written = report(out)
+    page = written.path.read_text()
+    assert written.path == out / "report.html"
+    assert written.summary == "4 of 4 runs are done"
+    assert page.count("<svg") >= 4 + 2  # wide and narrow, env steps and minutes; an interval a cell
+    assert "Success over env steps" in page
+    assert "80.5" in page
+    assert not re.search(r'(src|href)="(https?:)?//', page)
+    assert "steps to threshold" in page
+    assert page.count("<td>reach_red</td>") == 1  # a row a task
+    assert "2/4<span" in page  # of two seeds with outcomes 01
+
+
+def test_curves_stand_alone(tmp_path: Path) -> None:
+    from xml.etree import ElementTree
+
+    study, out = made_study(tmp_path), tmp_path / "out"
+    refresh(study, out)
+    assert "no evaluations yet" in (out / "curves.svg").read_text()
+    go(study, out, Machine())
+    root = ElementTree.fromstring((out / "curves.svg").read_text())
+    assert len(root.findall(".//{http://www.w3.org/2000/svg}polyline")) == 2
+
+
+# Slurm and the command line
+
+
+def test_the_slurm_script_is_bash_and_names_each_run(tmp_path: Path) -> None:
+    script = slurm_script(
+        study="a b.yaml", name="ours", num_tasks=4, num_cpus=3, out=tmp_path, cache=tmp_path / "c", only=["slow"]
+    )
+    assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+    assert "#SBATCH --array=0-3\n" in script
+    assert "#SBATCH --cpus-per-task=3\n" in script
+    assert "study 'a b.yaml' --out" in script
+    assert '--only slow --task "$SLURM_ARRAY_TASK_ID"' in script
+
+
+@pytest.mark.parametrize(("status", "left", "queued"), [(0, 0, False), (75, 0, True), (1, 1, False)])
+def test_a_task_of_the_array_queues_itself_again_when_stopped(
+    tmp_path: Path, status: int, left: int, queued: bool
+) -> None:
+    for name, body in (("vlarl", f'echo "$@" > words; exit {status}'), ("scontrol", 'echo "$@" > queued')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    script = slurm_script(study="s.yaml", name="s", num_tasks=9, num_cpus=3, out=Path("o"), cache=Path("c"), only=[])
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_ARRAY_TASK_ID": "7", "SLURM_JOB_ID": "42"}
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, check=False)
+    assert done.returncode == left
+    assert (tmp_path / "words").read_text() == "study s.yaml --out o --cache c --task 7 --display plain\n"
+    assert (tmp_path / "queued").exists() == queued
+
+
+def test_the_words_of_a_run(tmp_path: Path) -> None:
+    study = made_study(tmp_path)
+    line = words(study.jobs[1], study.recipe, Path("out"), Path("c"))
+    assert line[:2] == ["train", str(study.recipe)]
+    assert line[-5:] == ["--runs", "out/runs/slow/seed-1", "--or-resume", "--display", "plain"]
+    assert [line[i + 1] for i, word in enumerate(line) if word == "--set"] == [
+        "ppo.lr=1e-06",
+        'name="slow"',
+        "seed=1",
+        'run.cache="c"',
+    ]
+
+
+def command(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(list(arguments))
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def test_list_and_table_run_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = str(write_study(tmp_path)), tmp_path / "out"
+    make_run(made_study(tmp_path).jobs[1], out)
+    assert command("study", path, "--out", str(out), "--list", "--json") == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [run["state"] for run in listed["runs"]] == ["new", "done", "new", "new"]
+    assert command("study", path, "--out", str(out), "--table") == 0
+    assert "| slow | 1 of 2 |" in capsys.readouterr().out
+    assert command("study", path, "--out", str(out), "--collect", str(tmp_path / "docs")) == 0
+    assert command("study", path, "--out", str(out), "--slurm") == 0
+    assert "--array=0-3" in capsys.readouterr().out
+    assert command("study", path, "--list", "--table") == Exit.USAGE
+    assert command("study", path, "--out", str(out), "--only", "no") == Exit.USAGE
+    assert command("study", str(tmp_path / "no.yaml")) == Exit.RECIPE
+    assert command("study", "smoek", "--list") == Exit.USAGE
+    assert "did you mean `smoke`" in capsys.readouterr().err
+
+
+def start(path: Path, out: Path) -> subprocess.Popen[str]:
+    line = [sys.executable, "-m", "vlarl", "study", str(path), "--out", str(out)]
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_real_runs_stopped_and_gone_on(tmp_path: Path) -> None:
+    """Two cells, one seed: stopped in the first run, then run to the end; the stopped run is the one that is done."""
+    path, out = write_study(tmp_path, STUDY.replace("[1, 2]", "[1]")), tmp_path / "out"
+    study = start(path, out)
+    assert study.stderr is not None
+    place = out / "runs" / "base" / "seed-1"
+    for line in study.stderr:
+        if "begins" in line:
+            break
+    while not list(place.glob("*/checkpoints/000000/COMPLETE")) and study.poll() is None:
+        time.sleep(0.05)
+    with contextlib.suppress(ProcessLookupError):
+        study.send_signal(signal.SIGTERM)
+    _, err = study.communicate(timeout=120)
+    assert study.returncode in (0, Exit.RESUMABLE), err
+    begun = find_runs(place)
+    assert len(begun) == 1
+
+    done = subprocess.run(
+        [sys.executable, "-m", "vlarl", "study", str(path), "--out", str(out), "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert [run["state"] for run in document["runs"]] == ["done", "done"]
+    assert find_runs(place) == begun
+    assert [row["seeds"] for row in document["table"]["rows"]] == [1, 1]
+    assert [row["n"] for row in document["table"]["rows"]] == [4, 4]
