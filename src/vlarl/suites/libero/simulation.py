@@ -150,9 +150,15 @@ class LiberoSimulation:
         )
 
     def render_into(self, image: np.ndarray) -> None:
+        self._look("agentview", image)
+
+    def render_wrist_into(self, image: np.ndarray) -> None:
+        self._look("robot0_eye_in_hand", image)
+
+    def _look(self, camera: str, image: np.ndarray) -> None:
         frame = self.episode.frame
         assert frame is not None, "the cameras look in every control step"
-        self.episode.stage.camera("agentview", self._image_size, self._quality).render_into(frame, image)
+        self.episode.stage.camera(camera, self._image_size, self._quality).render_into(frame, image)
 
     def state_digest(self) -> bytes:
         return self.episode.digest()
