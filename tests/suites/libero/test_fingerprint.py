@@ -27,12 +27,14 @@ def test_every_task_has_a_fingerprint_that_moved() -> None:
             assert np.abs(found.moved - found.settled).max() > 0.1
 
 
-def test_nearly_every_task_has_pushes() -> None:
-    """Not those in which objects rest on one another so that every last bit counts."""
+def test_tasks_have_pushes_but_in_the_living_room() -> None:
+    """There objects stand so that every last bit counts from the first contact on."""
     from vlarl.suites.libero.fingerprint import stored
 
     tasks = [task for suite in HORIZONS for task in tasks_of(suite)]
-    assert sum(len(stored(task).pushed) > 0 for task in tasks) > 0.9 * len(tasks)
+    without = [task.name for task in tasks if not len(stored(task).pushed)]
+    assert len(without) == 25
+    assert all(name.startswith(("LIVING_ROOM", "STUDY")) for name in without), without
 
 
 def test_pushes_touch_the_scene(stage) -> None:

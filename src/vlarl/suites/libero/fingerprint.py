@@ -64,8 +64,9 @@ def measure(stage: Stage, starts: np.ndarray) -> Fingerprint:
     settled = episode.data.qpos.copy()
     for step in range(_STEPS):
         episode.step(_through_the_air(step))
-    fits = starts.shape[1] == stage.model.nq + stage.model.nv + stage.model.nu
-    pushed = np.array([_control_step(stage, start, row) for row in starts]) if fits and len(starts) else starts
+    nq = stage.model.nq
+    fits = starts.shape[1] == nq + stage.model.nv + stage.model.nu
+    pushed = np.array([_control_step(stage, start, row) for row in starts if fits]).reshape(-1, nq)
     return Fingerprint(settled, episode.data.qpos.copy(), pushed)
 
 
