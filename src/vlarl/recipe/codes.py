@@ -13,7 +13,12 @@ from vlarl.recipe.codes_of_studies import OF_STUDIES
 __all__ = ["CODES", "Code"]
 
 
-CODES: Mapping[str, Code] = MappingProxyType(
+def _in_order(codes: Mapping[str, Code]) -> Mapping[str, Code]:
+    """Recipes and inputs first, then usage, environment, failed runs, drift."""
+    return MappingProxyType(dict(sorted(codes.items(), key=lambda item: ("RUEXD".index(item[0][0]), item[0]))))
+
+
+CODES: Mapping[str, Code] = _in_order(
     {
         "R100": Code(
             "invalid recipe",
