@@ -238,26 +238,43 @@ def narrowed(reference: Reference, recipe: Recipe, drift: Drift) -> Drift:
     """Which stage of a rollout parted first, by replaying the recorded actions: all of them follow from one another.
 
     A frame that differs by one pixel leads to other actions, those to other states and, once an episode ends
-    otherwise, to other tasks. With the actions given, each stage shows itself.
+    otherwise, to other tasks. With the actions given, each stage shows itself. Recorded demonstrations follow from
+    physics and pixels too, so that a warm start that differs is explained in the same way.
     """
+    if drift.stage == WARM_START and recipe.imitation is not None and recipe.imitation.demonstrations is None:
+        found, _ = _replayed_up_to(reference, recipe, 0)
+        if found is not None:
+            note = (
+                f"its demonstrations were recorded under another simulation: in iteration 0, {found.stage} differs too"
+            )
+            return replace(drift, note=f"{note} under the recorded actions")
     if drift.iteration is None or drift.stage not in AMBIGUOUS:
         return drift
-    i = drift.iteration
-    start = max((k for k in reference.checkpoints() if k <= i), default=0)
+    found, is_kept = _replayed_up_to(reference, recipe, drift.iteration)
+    if found is not None:
+        return replace(found, note=found.note or "under the recorded actions")
+    if not is_kept:
+        note = "the run kept no episodes, without which the first of " + ", ".join(drift.differing) + " is not known"
+        return Drift(iteration=drift.iteration, stage=ROLLOUT, equal=drift.equal, note=note)
+    note = "under the recorded actions physics and pixels are equal, so the policy decides otherwise"
+    return Drift(iteration=drift.iteration, stage="actions", note=note, replayed=True)
+
+
+def _replayed_up_to(reference: Reference, recipe: Recipe, iteration: int) -> tuple[Drift | None, bool]:
+    """The first drift under the recorded actions, and whether there are any."""
+    start = max((k for k in reference.checkpoints() if k <= iteration), default=0)
     try:
-        for event in replayed(reference, recipe, start, i + 1):
+        for event in replayed(reference, recipe, start, iteration + 1):
             found = replay_drift(reference, event)
             if found is not None:
-                return replace(found, note=found.note or "under the recorded actions")
+                return found, True
     except DriftError as error:
-        return restored_otherwise(start, error)
+        return restored_otherwise(start, error), True
     except AssetError as error:
         if error.code != "R367":
             raise
-        note = "the run kept no episodes, without which the first of " + ", ".join(drift.differing) + " is not known"
-        return Drift(iteration=i, stage=ROLLOUT, equal=drift.equal, note=note)
-    note = "under the recorded actions physics and pixels are equal, so the policy decides otherwise"
-    return Drift(iteration=i, stage="actions", note=note, replayed=True)
+        return None, False
+    return None, True
 
 
 def restored_otherwise(iteration: int, error: DriftError) -> Drift:
