@@ -49,6 +49,7 @@ _DANGER = (
     "container",
     "setting",
 )
+_WORDS_OF_RECIPES = ("code", "docs", "generated", "json_schema", "listing", "starter", "study")  # explain or print
 _SETTINGS = {
     "GALLIUM_DRIVER": "pixels",
     "LIBGL_ALWAYS_SOFTWARE": "pixels",
@@ -143,6 +144,8 @@ def _code(then: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[Differen
 
 def _stage_of_file(name: str) -> str:
     """What a file of the package computes; empty for those that compute nothing of a chain."""
+    if name.startswith("recipe/") and name.removeprefix("recipe/").startswith(_WORDS_OF_RECIPES):
+        return ""
     top = name.partition("/")[0].removesuffix(".py")
     stages = {
         "suites": "physics and pixels",

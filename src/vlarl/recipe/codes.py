@@ -208,10 +208,10 @@ CODES: Mapping[str, Code] = _in_order(
         ),
         "R220": Code(
             "not changeable on resume",
-            "A resumed run computes what the run would have computed without a stop, so only what changes no number may "
-            "differ: `name`, `run`, `train.iterations`, `suite.num_workers`, `suite.models_per_worker` and "
+            "A resumed run computes what the run would have computed without a stop, and a repetition what the run computed, "
+            "so only what changes no number may differ: `name`, `run`, `train.iterations`, `suite.num_workers`, `suite.models_per_worker` and "
             "`suite.renderer`. Not even `train.iterations` with `ppo.lr_decay: linear` or "
-            "`train.final_temperature`, which are spread over them.",
+            "`train.final_temperature`, which are spread over them, and never for `vlarl reproduce`, which has `--iterations`.",
         ),
         "R221": Code(
             "checkpoint without a commit",
