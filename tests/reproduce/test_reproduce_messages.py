@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 
 from publish_run import publish
+from vlarl.errors import UsageError
+from vlarl.reproduce import Order
+from vlarl.reproduce import reproduce as reproduce_run
 from vlarl.run import manifest
 from vlarl.run.folder import RunFolder
 
@@ -123,6 +126,9 @@ def test_a_published_run_has_no_stages(
     assert told(reproduce(tmp_path / "published", *options)) == (4, "R367")
 
 
-def test_one_process_only(small: RunFolder, reproduce: Reproduce, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_process_only(small: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by the command: with WORLD_SIZE set it leaves without a way back."""
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert told(reproduce(small)) == (2, "U270")
+    with pytest.raises(UsageError, match="one process") as refused:
+        reproduce_run(Order(run=str(small.path), runs=tmp_path), pytest.fail)
+    assert refused.value.code == "U270"
