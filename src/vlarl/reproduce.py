@@ -262,6 +262,7 @@ def _executed(again: Again, execute: Execute) -> Drift | None:
             raise
         return restored_otherwise(again.start, error)
     except Stopped as stopped:
+        stopped.kept = str(again.comparison.run.path) if again.comparison.run else None
         stopped.hint = f"`vlarl reproduce` begins anew; {again.comparison.num_equal} iterations were equal until here"
         raise
     return None
