@@ -12,7 +12,17 @@ import json
 import shutil
 from pathlib import Path
 
-CURVE_FIELDS = ("iteration", "env_steps", "chain", "success_rate", "episode_length", "reward", "stats", "ledger")
+CURVE_FIELDS = (
+    "iteration",
+    "env_steps",
+    "chain",
+    "digests",
+    "success_rate",
+    "episode_length",
+    "reward",
+    "stats",
+    "ledger",
+)
 
 
 def without_places(text: str, run: Path) -> str:
@@ -24,7 +34,7 @@ def without_places(text: str, run: Path) -> str:
 
 
 def publish(run: Path, out: Path) -> list[Path]:
-    """The written files. ``chain.jsonl`` has one line per iteration: link, counts, statistics, seconds."""
+    """The written files. ``chain.jsonl`` has a line per iteration: link, digests, counts, statistics, seconds."""
     out.mkdir(parents=True, exist_ok=True)
     written = []
     for name in ("manifest.json", "recipe.resolved.yaml"):

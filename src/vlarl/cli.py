@@ -8,12 +8,12 @@ from typing import Any
 
 import typer
 
-from vlarl import cli_prm, cli_recipes, cli_results, cli_runs, cli_study
+from vlarl import cli_prm, cli_recipes, cli_reproduce, cli_results, cli_runs, cli_study
 from vlarl.cli_command import app
 from vlarl.console import Console, Display
 from vlarl.errors import Exit
 
-__all__ = ["app", "cli_prm", "cli_recipes", "cli_results", "cli_runs", "cli_study", "main"]
+__all__ = ["app", "cli_prm", "cli_recipes", "cli_reproduce", "cli_results", "cli_runs", "cli_study", "main"]
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -70,7 +70,7 @@ def train(
     from vlarl.train import train as run_training
 
     loaded = _load(console, recipe, overrides)
-    with _watcher(console, loaded) as watcher:
+    with watching(console, loaded) as watcher:
         result = run_training(loaded, command=sys.argv, or_resume=or_resume, run_folder=runs, watcher=watcher)
     _show_training(console, result)
 
@@ -93,7 +93,7 @@ def resume(
 
     with met_by_all():
         folder = open_run(run, runs)
-    with _watcher(console, load_recipe(folder.resolved_recipe, overrides)) as watcher:
+    with watching(console, load_recipe(folder.resolved_recipe, overrides)) as watcher:
         result = resume_training(folder, command=sys.argv, iterations=iterations, overrides=overrides, watcher=watcher)
     _show_training(console, result)
 
@@ -111,7 +111,7 @@ def sft(
     from vlarl.train import train as run_training
 
     loaded = _load(console, recipe, overrides)
-    with _watcher(console, loaded) as watcher:
+    with watching(console, loaded) as watcher:
         result = run_training(loaded, command=sys.argv, run_folder=runs, until=0, watcher=watcher)
     _show_training(console, result)
     if result.told:
@@ -288,8 +288,8 @@ def _load(console: Console, recipe: str, overrides: list[str]) -> LoadedRecipe:
 
 
 @contextmanager
-def _watcher(console: Console, loaded: LoadedRecipe) -> Iterator[Watcher]:
-    """A watcher that shows progress; the bar appears with the first iteration."""
+def watching(console: Console, loaded: LoadedRecipe, until: int | None = None) -> Iterator[Watcher]:
+    """A watcher that shows progress up to iteration ``until``; the bar appears with the first iteration."""
     from vlarl.train import Watcher
     from vlarl.warmstart import Progress
 
@@ -298,7 +298,7 @@ def _watcher(console: Console, loaded: LoadedRecipe) -> Iterator[Watcher]:
 
     def iteration(event: Mapping[str, Any]) -> None:
         if not bars:
-            bars.append(console.progress("iteration", recipe.train.iterations, event["iteration"]))
+            bars.append(console.progress("iteration", until or recipe.train.iterations, event["iteration"]))
             bars.append(bars[0].__enter__())
         bars[1](event["iteration"] + 1, _facts(event))
         for warning in event["warnings"]:

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vlarl.reproduce_reference import RecipeCheck
+
 # Stage of the chain that a package can change first, by the package's name; others change none that is known.
 PACKAGE_STAGES: Mapping[str, str] = {
     "mujoco": "physics and pixels",
@@ -35,6 +37,7 @@ PACKAGE_STAGES: Mapping[str, str] = {
 }
 _DANGER = (
     "recipe",
+    "seeds",
     "code",
     "asset",
     "package",
@@ -46,6 +49,7 @@ _DANGER = (
     "container",
     "setting",
 )
+_WORDS_OF_RECIPES = ("code", "docs", "generated", "json_schema", "listing", "starter", "study")  # explain or print
 _SETTINGS = {
     "GALLIUM_DRIVER": "pixels",
     "LIBGL_ALWAYS_SOFTWARE": "pixels",
@@ -72,10 +76,10 @@ class Difference:
         return bool(self.changes)
 
 
-def differences(then: Mapping[str, Any], here: Mapping[str, Any]) -> tuple[Difference, ...]:
+def differences(then: Mapping[str, Any], here: Mapping[str, Any], recipe: RecipeCheck) -> tuple[Difference, ...]:
     """Between two manifests, the most dangerous first. What the older one does not hold is not compared."""
     found = [
-        *_recipe(then, here),
+        *_recipe(then, here, recipe),
         *_code(then["code"], here["code"]),
         *_assets(then.get("assets") or (), here.get("assets") or ()),
         *_packages(then["packages"], here["packages"]),
@@ -85,13 +89,36 @@ def differences(then: Mapping[str, Any], here: Mapping[str, Any]) -> tuple[Diffe
     return tuple(sorted(found, key=lambda one: (not one.matters, _DANGER.index(one.kind))))
 
 
-def _recipe(then: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[Difference]:
+def unrecorded(then: Mapping[str, Any], *, names_stages: bool) -> tuple[str, ...]:
+    """What the older manifest and chain do not hold, so that it cannot be compared or named."""
+    machine = then["machine"]
+    lacks = {
+        "digests of the stages: a drift can be named by iteration only": not names_stages,
+        "the weights it began with: a drift of the warm start shows in iteration 0 only": not then.get("start"),
+        "digests of code files: code is compared by commit only": not then["code"].get("files"),
+        "digests of assets: a changed one cannot be named": not then.get("assets"),
+        "model and instructions of the processor: it is compared by name only": not machine.get("cpu_model"),
+    }
+    return tuple(text for text, is_lacking in lacks.items() if is_lacking)
+
+
+def _recipe(then: Mapping[str, Any], here: Mapping[str, Any], recipe: RecipeCheck) -> Iterator[Difference]:
     old, new = then["recipe"]["digest"], here["recipe"]["digest"]
-    if old != new:
+    if not recipe.authentic:
         yield Difference(kind="recipe", name="hash", then=old[:12], here=new[:12], changes="everything")
+    elif recipe.newer_fields:
+        count = len(recipe.newer_fields)
+        shown = ", ".join(recipe.newer_fields[:3]) + (", …" if count > 3 else "")
+        yield Difference(
+            kind="recipe",
+            name="recipe language",
+            then=None,
+            here=f"{count} newer fields at their defaults: {shown}",
+            changes="whatever the older code did otherwise",
+        )
     old, new = then["seeds"]["scheme"], here["seeds"]["scheme"]
     if old != new:
-        yield Difference(kind="code", name="derivation of seeds", then=old, here=new, changes="everything")
+        yield Difference(kind="seeds", name="derivation", then=old, here=new, changes="everything")
 
 
 def _code(then: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[Difference]:
@@ -117,6 +144,8 @@ def _code(then: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[Differen
 
 def _stage_of_file(name: str) -> str:
     """What a file of the package computes; empty for those that compute nothing of a chain."""
+    if name.startswith("recipe/") and name.removeprefix("recipe/").startswith(_WORDS_OF_RECIPES):
+        return ""
     top = name.partition("/")[0].removesuffix(".py")
     stages = {
         "suites": "physics and pixels",
@@ -195,7 +224,7 @@ def _machine(then: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[Diffe
         yield Difference(kind="python", name="version", then=then["python"], here=here["python"], changes="")
     for field, name in (("cpu", "name"), ("cpu_model", "model and instructions")):
         old, new = then.get(field), here.get(field)
-        if field in then and old != new:
+        if old and old != new:
             yield Difference(
                 kind="processor", name=name, then=_text(old), here=_text(new), changes="last bits of every sum"
             )

@@ -53,6 +53,7 @@ class Watcher:
     """Who is told what happens; every call may be ignored."""
 
     say: Callable[[str], None] = lambda text: None
+    described: Callable[[Mapping[str, Any]], None] = lambda manifest: None  # before anything is computed
     began: Callable[[Mapping[str, Any]], None] = lambda first: None  # with the chain's first link
     iteration: Callable[[Mapping[str, Any]], None] = lambda event: None
     evaluation: Callable[[Mapping[str, Any]], None] = lambda event: None
@@ -101,7 +102,7 @@ class Training:
         repetition: Repetition | None = None,
     ) -> None:
         self.run, self.recipe, self.parts = run, recipe, parts
-        self.evaluates = repetition is None or repetition.evaluates
+        self.repetition = repetition
         self.until = recipe.train.iterations if until is None else until
         self.job, self._watcher = job, job.watcher
         suite = parts.suite
@@ -144,10 +145,11 @@ class Training:
         return done % self.recipe.run.checkpoint_every == 0 or self._evaluation_is_due()
 
     def _evaluation_is_due(self) -> bool:
-        if not self.evaluates:
+        if self.repetition is not None and not self.repetition.evaluates:
             return False
         done = self.progress.iteration
-        return done % self.recipe.evaluation.every == 0 or done == self.until
+        last = self.until if self.repetition is None else self.recipe.train.iterations
+        return done % self.recipe.evaluation.every == 0 or done == last
 
     def _evaluate_when_due(self, recorder: Recorder) -> None:
         if self._evaluation_is_due() and not recorder.is_evaluated():
@@ -215,10 +217,12 @@ def train(
             run = created(base, loaded, job.ranks)
             job.watcher.say(f"run folder {run.path}")
             with locked(run, job.ranks):
-                if job.ranks.is_first:
-                    parent = repetition.parent if repetition else None
-                    heed_lock(loaded.recipe, describe(run, loaded, parts, command, job.ranks, parent), job.watcher.say)
+                parent = repetition.parent if repetition else None
+                described = describe(run, loaded, parts, command, job.ranks, parent) if job.ranks.is_first else {}
                 with ending(run, job.ranks):
+                    if job.ranks.is_first:
+                        job.watcher.described(described)
+                        heed_lock(loaded.recipe, described, job.watcher.say)
                     if repetition and repetition.history:
                         found = begin_history(run, repetition, parts, job.ranks)
                         return _go_on(run, loaded.recipe, parts, found, job, until, repetition)
@@ -332,7 +336,7 @@ def _finish(training: Training, recorder: Recorder) -> TrainingResult:
         recorder.close()
     name, iteration, ranks = parts.suite.name, training.progress.iteration, training.job.ranks
     documents: list[Any] = [{}, {}]
-    if ranks.is_first and training.evaluates:
+    if ranks.is_first and training.repetition is None:
         first = read_evaluation(run.evaluations / f"{name}-000000.json")
         last = read_evaluation(run.evaluations / f"{name}-{iteration:06d}.json")
         if training.recipe.evaluation.videos:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vlarl.assembly import Parts
-from vlarl.digest import file_digest
+from vlarl.assembly_manifest import assets_of, intent_of
 from vlarl.distributed import Ranks
 from vlarl.errors import AssetError, EnvironmentUnusable, RecipeError, Stopped, VlarlError
 from vlarl.recipe.load import LoadedRecipe
@@ -18,9 +19,6 @@ from vlarl.recipe.write import resolved_yaml
 from vlarl.run import checkpoint, manifest
 from vlarl.run.files import disk_errors, write_bytes, write_json
 from vlarl.run.folder import RunFolder, create, latest
-from vlarl.run.installed import graphics_libraries
-from vlarl.suites.demonstrations import demonstration_files
-from vlarl.suites.protocol import Inspectable, Suite
 
 # What a resumed run may change: how long it goes on and what it leaves behind, never what it computes.
 RESUMABLE_FIELDS = ("name", "run", "train.iterations", "suite.num_workers", "suite.models_per_worker", "suite.renderer")
@@ -32,7 +30,7 @@ class Repetition:
 
     parent: str
     recipe_digest: str
-    evaluates: bool = True
+    evaluates: bool = True  # only where the recipe says so, not where the repetition ends
     history: RunFolder | None = None  # go on from its checkpoint ``iteration``
     iteration: int = 0
 
@@ -78,46 +76,9 @@ def describe(
         write_bytes(run.recipe, loaded.path.read_bytes() if loaded.path else resolved_yaml(recipe).encode())
         write_bytes(run.resolved_recipe, resolved_yaml(recipe).encode())
         write_json(run.path / "overrides.json", list(loaded.overrides))
-    strict = recipe.determinism == "strict"
-    return manifest.begin(
-        run,
-        manifest.Intent(
-            command=tuple(command),
-            recipe_sources={str(source.path): source.path.read_bytes() for source in loaded.sources},
-            overrides=tuple(loaded.overrides),
-            recipe_digest=loaded.digest,
-            seed=recipe.seed,
-            determinism=recipe.determinism,
-            tier="T4" if strict else "T1",
-            tier_reason="deterministic CPU kernels and a software renderer, on this processor"
-            if strict
-            else f"determinism: {recipe.determinism}",
-            renderer=renderer_of(parts.suite),
-            assets=assets_of(parts, recipe),
-            parent=parent,
-            extra={"processes": ranks.world_size} if ranks.world_size > 1 else {},
-        ),
-    )
-
-
-def renderer_of(suite: Suite) -> dict[str, Any]:
-    """The GL backend and the graphics libraries that it has loaded into this process."""
-    return {"backend": getattr(suite, "renderer", None), "libraries": graphics_libraries()}
-
-
-def assets_of(parts: Parts, recipe: Recipe) -> tuple[dict[str, Any], ...]:
-    """What a run reads besides its recipe: the suite's models, base weights, reward models, demonstrations."""
-    named = dict(parts.suite.assets()) if isinstance(parts.suite, Inspectable) else {}
-    found = [{"kind": "suite", "name": f"{parts.suite.name}/{name}", "sha256": named[name]} for name in sorted(named)]
-    if base := parts.policy.identity.get("base"):
-        found.append({"kind": "policy", "name": "base weights", "sha256": base})
-    models = sorted(parts.rewards.digests.items())
-    found += [{"kind": "reward model", "name": name, "sha256": digest} for name, digest in models]
-    source = recipe.imitation.demonstrations if recipe.imitation else None
-    folder = Path(source).expanduser() if source else None
-    for path in demonstration_files(folder) if folder and folder.exists() else ():
-        found.append({"kind": "demonstrations", "name": path.name, "sha256": file_digest(path)})
-    return tuple(found)
+    extra = {"processes": ranks.world_size} if ranks.world_size > 1 else {}
+    intent = intent_of(loaded, parts.suite, assets_of(parts, recipe), command, parent, extra)
+    return manifest.begin(run, intent)
 
 
 def heed_lock(recipe: Recipe, described: Mapping[str, Any], say: Callable[[str], None]) -> None:
@@ -154,6 +115,10 @@ def begin_history(run: RunFolder, repetition: Repetition, parts: Parts, ranks: R
             for path in sorted(history.evaluations.glob("*")):
                 if path.is_file():
                     write_bytes(run.evaluations / path.name, path.read_bytes())
+            best = found.state["progress"]["best"]
+            kept = history.checkpoints / f"{int(best[0]):06d}" if best else source
+            if kept != source and kept.is_dir():  # the regression guard may go back to it
+                shutil.copytree(kept, run.checkpoints / kept.name)
     ranks.first_says(None)
     return found
 

@@ -13,7 +13,12 @@ from vlarl.recipe.codes_of_studies import OF_STUDIES
 __all__ = ["CODES", "Code"]
 
 
-CODES: Mapping[str, Code] = MappingProxyType(
+def _in_order(codes: Mapping[str, Code]) -> Mapping[str, Code]:
+    """Recipes and inputs first, then usage, environment, failed runs, drift."""
+    return MappingProxyType(dict(sorted(codes.items(), key=lambda item: ("RUEXD".index(item[0][0]), item[0]))))
+
+
+CODES: Mapping[str, Code] = _in_order(
     {
         "R100": Code(
             "invalid recipe",
@@ -203,10 +208,10 @@ CODES: Mapping[str, Code] = MappingProxyType(
         ),
         "R220": Code(
             "not changeable on resume",
-            "A resumed run computes what the run would have computed without a stop, so only what changes no number may "
-            "differ: `name`, `run`, `train.iterations`, `suite.num_workers`, `suite.models_per_worker` and "
+            "A resumed run computes what the run would have computed without a stop, and a repetition what the run computed, "
+            "so only what changes no number may differ: `name`, `run`, `train.iterations`, `suite.num_workers`, `suite.models_per_worker` and "
             "`suite.renderer`. Not even `train.iterations` with `ppo.lr_decay: linear` or "
-            "`train.final_temperature`, which are spread over them.",
+            "`train.final_temperature`, which are spread over them, and never for `vlarl reproduce`, which has `--iterations`.",
         ),
         "R221": Code(
             "checkpoint without a commit",

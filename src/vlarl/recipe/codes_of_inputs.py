@@ -137,6 +137,12 @@ OF_INPUTS: Mapping[str, Code] = MappingProxyType(
             "what a stage begins with was not kept",
             "Repeating one stage alone needs the run's recorded episodes, stored batch or checkpoint of that iteration.",
         ),
+        "R368": Code(
+            "a run's record contradicts itself",
+            "Every link of a run's hash chain follows from the one before and the digests beside it, the first from "
+            "manifest.json, and recorded actions have the digest that the chain has of them. Here one does not, so a file "
+            "was changed or damaged after the run, and nothing can be compared with it.",
+        ),
         "R370": Code(
             "incomplete model folder",
             "A model's folder has config.json and either model.safetensors or shards with "
@@ -277,6 +283,11 @@ OF_INPUTS: Mapping[str, Code] = MappingProxyType(
         "U217": Code(
             "nothing to set",
             "`eval --set` is for checkpoints in Hugging Face layout and takes values of `policy` and `suite`; a run has a recipe.",
+        ),
+        "U270": Code(
+            "nothing to repeat",
+            "`vlarl reproduce` repeats iterations that the run did, on one process, from a checkpoint the run still has; "
+            "`--stage update` repeats those whose batch was stored.",
         ),
         "U230": Code("no expert", "There is no scripted expert for this task; the hint lists those that have one."),
         "U240": Code(

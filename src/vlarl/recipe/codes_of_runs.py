@@ -162,6 +162,11 @@ OF_RUNS: Mapping[str, Code] = MappingProxyType(
             "To label episodes of a run their actions are replayed; one ended in another way than recorded, so the simulator "
             "is not the one of the run.",
         ),
+        "D630": Code(
+            "repetition differs",
+            "`vlarl reproduce` ended its repetition at the first link that is not the run's; its certificate names iteration "
+            "and stage.",
+        ),
         "D620": Code(
             "physics drift",
             "A task's simulation no longer moves as it did when published LIBERO numbers were made, usually because of "

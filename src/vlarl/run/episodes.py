@@ -67,6 +67,14 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def read_arrays(folder: Path, iteration: int) -> dict[str, np.ndarray] | None:
+    """``STEP_ARRAYS`` of all slots in one iteration, (N, T, ...); None where they were not kept."""
+    from safetensors.numpy import load_file
+
+    path = _arrays_path(folder, iteration)
+    return dict(load_file(path)) if path.is_file() else None
+
+
 def read_episode(folder: Path, slot: int, index: int) -> RecordedEpisode:
     """The ``index``-th episode of a slot; AssetError (R340) when it is not there or its start was not kept."""
     row = next((row for row in read_rows(folder) if (row["slot"], row["index"]) == (slot, index)), None)
@@ -121,17 +129,16 @@ def _row(scored: Scored, iteration: int, number: int) -> Mapping[str, Any]:
 
 
 def _load(folder: Path, iteration: int, slot: int) -> dict[str, np.ndarray]:
-    from safetensors.numpy import load_file
-
-    path = _arrays_path(folder, iteration)
-    if not path.is_file():
+    arrays = read_arrays(folder, iteration)
+    if arrays is None:
+        path = _arrays_path(folder, iteration)
         raise AssetError(
             f"the start of the episode is not kept: {path.name} is missing",
             code="R340",
             place=str(path),
             hint="choose an episode that began after the first iteration kept",
         )
-    return {name: array[slot] for name, array in load_file(path).items()}
+    return {name: array[slot] for name, array in arrays.items()}
 
 
 def _rows_path(folder: Path, iteration: int) -> Path:
