@@ -33,6 +33,7 @@ DONE, FAILED = b"D", b"F"  # FAILED is followed by the error
 COMMAND = struct.Struct("<ci")
 IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _PR_SET_PDEATHSIG = 1
+_STDERR = 2
 _MAX_MESSAGE = 1 << 20
 
 
@@ -255,7 +256,7 @@ def main(channel_descriptor: int, memory_descriptor: int) -> None:
     """Entry of the process; both descriptors are inherited from the trainer."""
     for number in IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # the trainer decides when to stop
-    faulthandler.register(STACK_SIGNAL, file=sys.__stderr__)
+    faulthandler.register(STACK_SIGNAL, file=_STDERR)
     channel = socket.socket(fileno=channel_descriptor)
     assignment = decode_assignment(channel.recv(_MAX_MESSAGE))
     _end_with_parent(assignment.parent)
