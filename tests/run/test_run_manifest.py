@@ -144,6 +144,14 @@ def test_package_that_is_no_checkout(tmp_path: Path, checkout: Path) -> None:
     assert "not a git checkout" in absent["code.commit"]
 
 
+def test_a_remote_on_this_machine_is_nobodys_business(checkout: Path) -> None:
+    git(checkout.parents[1], "remote", "set-url", "origin", str(checkout.parents[2]))
+    absent: machine.Absent = {}
+    record, _ = machine.code(checkout, absent)
+    assert record["remote"] is None
+    assert absent["code.remote"] == "a folder of this machine"
+
+
 @pytest.mark.parametrize(
     ("url", "shown"),
     [

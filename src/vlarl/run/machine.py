@@ -89,7 +89,10 @@ def code(package: Path, absent: Absent) -> tuple[dict[str, Any], bytes]:
     commit, remote = _git(top, "rev-parse", "HEAD"), _git(top, "remote", "get-url", "origin")
     record["commit"] = _known(commit, "code.commit", absent)
     known_remote = _known(remote, "code.remote", absent)
-    record["remote"] = redact_url(known_remote) if known_remote else None
+    if known_remote and ":" not in known_remote:
+        absent["code.remote"] = "a folder of this machine"
+    elif known_remote:
+        record["remote"] = redact_url(known_remote)
     diff = _git(top, "diff", "HEAD", "--binary", "--no-color", "--no-ext-diff")
     if isinstance(diff, str):
         absent["code.diff_sha256"] = diff
