@@ -10,7 +10,7 @@ from vlarl.plan_machine import Machine
 from vlarl.plan_model import BF16, FP32, PUBLISHED, Adapters, Costs, openvla_costs, tiny_costs, value_head
 from vlarl.plan_work import Item, host_items
 from vlarl.recipe.schema import Recipe
-from vlarl.recipe.specs.policies import AdapterCriticSpec, FrozenCriticSpec, LoraSpec, OpenVlaSpec, TinySpec
+from vlarl.recipe.specs.policies import AdapterCriticSpec, FrozenCriticSpec, LoraSpec, OpenVlaOftSpec, OpenVlaSpec, TinySpec
 
 RESERVE = 0.05  # of a device's memory: fragments, and what other processes hold
 CONTEXT = 600 * 10**6  # bytes: CUDA context, cuBLAS workspaces
@@ -111,7 +111,7 @@ def _pass(costs: Costs, saved: int, samples: int, phase: str, gathered: int) -> 
     return [
         Item("activations", samples * saved, f"{phase}, {samples} samples x {saved / 1e6:,.1f} MB"),
         Item("block in flight", samples * costs.recomputed, f"{phase}, recomputed or being differentiated"),
-        Item("logits", samples * costs.logits, f"{phase}, 7 positions x 256 rows of the head"),
+        Item("logits", samples * costs.logits, f"{phase}, {costs.num_tokens} positions x 256 rows of the head"),
         Item("gathered layers", gathered, phase),
     ]
 
@@ -131,7 +131,7 @@ def model_of(recipe: Recipe, found: Found | None) -> Model:
         raise UsageError(
             f"the sizes of policy `{policy.kind}` are not known to `vlarl plan`",
             code="U241",
-            hint="it knows `tiny` and `openvla`",
+            hint="it knows `tiny`, `openvla` and `openvla_oft`",
         )
     item = BF16 if policy.dtype == "bfloat16" else FP32
     text = -(-TEXT_TOKENS["openvla"] // policy.prompt_bucket) * policy.prompt_bucket
@@ -144,6 +144,7 @@ def model_of(recipe: Recipe, found: Found | None) -> Model:
             checkpointing=policy.gradient_checkpointing,
             text_tokens=text,
             item=item,
+            chunk=policy.chunk if isinstance(policy, OpenVlaOftSpec) else None,
         )
 
     own = costs(policy.lora)

@@ -29,6 +29,7 @@ from vlarl.recipe.specs.policies import TinySpec
 
 ROOT = Path(vlarl.__file__).parents[2]
 GOAL = shipped_recipes()["libero_goal"]
+OFT = ("policy.kind=openvla_oft", "policy.checkpoint=anywhere", "policy.gradient_checkpointing=false")
 TERA, GIGA, MEGA = 1e12, 1e9, 1e6
 
 
@@ -545,3 +546,39 @@ def test_the_documents_show_what_is_printed() -> None:
     assert block is not None
     # The first line holds the recipe's hash, which every new field of the recipe language changes.
     assert block[1].splitlines()[1:] == plan_text(planned(gpu="24GB")).splitlines()[1:]
+
+
+# OpenVLA-OFT: every token of a chunk from one forward
+
+
+def test_a_chunk_costs_a_prefill_and_its_columns() -> None:
+    """A forward of 1 + 256 + 32 + 7 x 8 + 1 = 346 columns; nothing is cached and nothing decoded step by step."""
+    plain, chunked = planned(), planned(*OFT)
+    assert chunked.prompt_tokens == plain.prompt_tokens == 289
+    per_column = 2 * PUBLISHED.language.layers
+    more = 57 * per_column
+    assert plain.work.chunk == 1
+    assert chunked.work.chunk == 8
+    own = chunked.work.decision_flops
+    before = openvla_costs(PUBLISHED, adapters=None, checkpointing=False, text_tokens=32).prompt_flops
+    assert own - before == near(more, 0.02)  # the rest is attention
+    names = {item.name for item in chunked.memory[0].items}
+    assert "KV cache" not in names
+    assert "KV cache" in {item.name for item in plain.memory[0].items}
+
+
+def test_a_chunk_multiplies_env_steps_and_not_updates() -> None:
+    plain, chunked = planned().work, planned(*OFT).work
+    assert chunked.rollout_steps == 8 * plain.rollout_steps
+    assert chunked.env_steps == 8 * plain.env_steps
+    assert chunked.updates == plain.updates
+    assert chunked.evaluation_episodes == plain.evaluation_episodes
+    text = plan_text(planned(*OFT))
+    assert "a decision for 8 env steps" in text
+    assert "56 positions x 256 rows" in json.dumps(planned(*OFT).as_data())
+
+
+def test_a_chunk_of_one_is_still_one_forward() -> None:
+    one = planned(*OFT, "policy.chunk=1")
+    assert one.work.env_steps == planned().work.env_steps
+    assert "KV cache" not in {item.name for item in one.memory[0].items}
