@@ -10,7 +10,14 @@ from vlarl.plan_machine import Machine
 from vlarl.plan_model import BF16, FP32, PUBLISHED, Adapters, Costs, openvla_costs, tiny_costs, value_head
 from vlarl.plan_work import Item, host_items
 from vlarl.recipe.schema import Recipe
-from vlarl.recipe.specs.policies import AdapterCriticSpec, FrozenCriticSpec, LoraSpec, OpenVlaOftSpec, OpenVlaSpec, TinySpec
+from vlarl.recipe.specs.policies import (
+    AdapterCriticSpec,
+    FrozenCriticSpec,
+    LoraSpec,
+    OpenVlaOftSpec,
+    OpenVlaSpec,
+    TinySpec,
+)
 
 RESERVE = 0.05  # of a device's memory: fragments, and what other processes hold
 CONTEXT = 600 * 10**6  # bytes: CUDA context, cuBLAS workspaces

@@ -1,7 +1,7 @@
 """Parameters, FLOPs and bytes of policies, from their sizes alone.
 
-Every function returns plain numbers per sample (one decision: a control step, or a chunk of them). The formulas count what torch keeps, tensor by
-tensor; docs/plan.md says against which measurements they were checked.
+Every function returns plain numbers per sample (one decision: a control step, or a chunk of them). The formulas count
+what torch keeps, tensor by tensor; docs/plan.md says against which measurements they were checked.
 """
 
 from __future__ import annotations

@@ -88,8 +88,10 @@ def test_equals_each_slot_stepped_by_hand(rollout: Rollout) -> None:
             draws = uniforms(7 * CHUNK, SEED, "action", slot, index, step)
             sampled = policy.sample(inputs, temperature=1.0, uniforms=draws[None])
             actions = policy.decode(sampled.tokens.numpy())[0]
-            for taken, action in enumerate(actions.reshape(CHUNK, 7), start=1):
+            taken = 0
+            for action in actions.reshape(CHUNK, 7):
                 outcome = simulation.advance(action)
+                taken += 1
                 if outcome.terminated or outcome.truncated:
                     break
             row = (slot, t)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from small_openvla import Small, write_checkpoint
+from vlarl.assembly_weights import settings, used_as, weights_recipe
+from vlarl.errors import RecipeError, UsageError
 from vlarl.evaluate import evaluate
 from vlarl.export import export
 from vlarl.recipe.load import parse_recipe
@@ -53,28 +55,40 @@ def iterations(run: RunFolder) -> list[dict]:
     return [event for event in read_events(run.events) if event["kind"] == "iteration"]
 
 
+@pytest.mark.parametrize("bad", ["policy.chunk=0", "policy.attention=causal", "policy.checkpoint=elsewhere"])
+def test_settings_of_a_checkpoint_are_checked(bad: str) -> None:
+    with pytest.raises((RecipeError, UsageError)):
+        weights_recipe("anywhere", "tabletop_basic", ["policy.kind=openvla_oft", bad])
+
+
+def test_a_checkpoint_can_be_used_in_chunks() -> None:
+    recipe = weights_recipe("anywhere", "tabletop_basic", ["policy.kind=openvla_oft", "policy.chunk=4"])
+    assert (recipe.policy.kind, recipe.policy.chunk) == ("openvla_oft", 4)  # type: ignore[attr-defined]
+    assert recipe.policy.checkpoint == "anywhere"  # type: ignore[attr-defined]
+    assert used_as(recipe)["kind"] == "openvla_oft"
+    assert weights_recipe("anywhere", "tabletop_basic", list(settings(recipe))) == recipe
+
+
 def test_an_update_moves_the_policy_and_its_first_ratio_is_one(run: RunFolder) -> None:
     found = iterations(run)
     assert [event["stats"]["policy_updated"] for event in found] == [False, True, True]
     assert found[0]["digests"]["parameters"] != found[1]["digests"]["parameters"]
-    assert max(event["stats"]["first_ratio_error"] for event in found) < 1e-5
+    # Measured: 3.05e-5, one step of float32 at log-probabilities near -310, the sum over 56 tokens.
+    assert max(event["stats"]["first_ratio_error"] for event in found) < 1e-4
 
 
 def test_env_steps_are_control_steps(run: RunFolder) -> None:
     """At most 4 slots x 3 decisions x 8 control steps an iteration, fewer where an episode ended within a chunk."""
-    rows = read_rows(run.episodes)
-    assert rows
-    counts = [event["progress"]["env_steps"] if "progress" in event else event["env_steps"] for event in iterations(run)]
-    assert 0 < counts[0] <= 4 * 3 * CHUNK
-    assert counts == sorted(counts)
-    assert counts[-1] <= 3 * 4 * 3 * CHUNK
+    most, counts = 4 * 3 * CHUNK, [event["env_steps"] for event in iterations(run)]
+    assert all(0 < after - before <= most for before, after in pairwise([0, *counts]))
+    assert counts[-1] > most, "more than one control step a decision"
 
 
 def test_a_recorded_episode_replays_to_its_end(run: RunFolder, overrides: list[str]) -> None:
     """The actions as carried out, across iterations, from the recorded init state; no step too many."""
     suite = build(parse_recipe(RECIPE, overrides).suite)
     rows = read_rows(run.episodes)
-    assert len({row["iteration"] for row in rows}) >= 1
+    assert any(row["length"] > 3 * CHUNK for row in rows), "some began in an earlier iteration"
     for row in rows:
         episode = read_episode(run.episodes, row["slot"], row["index"])
         assert episode.actions.shape == (row["length"], 7)
@@ -91,7 +105,7 @@ def test_a_resumed_run_has_the_chain_of_one_that_never_stopped(
     run: RunFolder, overrides: list[str], tmp_path: Path
 ) -> None:
     """Stopped after two iterations, in the middle of episodes."""
-    stopped = train(parse_recipe(RECIPE, overrides), command=["test"], run_folder=tmp_path, max_iterations=2).run
+    stopped = train(parse_recipe(RECIPE, overrides), command=["test"], run_folder=tmp_path, until=2).run
     assert len(iterations(stopped)) == 2
     resume(stopped, command=["test"])
     assert [event["chain"] for event in iterations(stopped)] == [event["chain"] for event in iterations(run)]
@@ -117,4 +131,3 @@ def test_the_export_evaluates_as_the_run(run: RunFolder, tmp_path: Path) -> None
     for one, other in zip(ones, others, strict=True):
         assert np.array_equal(one.actions, other.actions)
         assert len(np.unique(one.actions, axis=0)) > CHUNK, "it looked more than once"
-    assert json.loads(found.path.read_text())["policy"]

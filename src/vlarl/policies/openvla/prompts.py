@@ -113,8 +113,8 @@ def load_prompts(
     context = int(config["llm_max_length"])
     if num_visual_tokens + num_action_tokens >= context:
         raise RecipeError(
-            f"{num_visual_tokens} tokens of the picture and {num_action_tokens} of the action leave no room for a prompt "
-            f"in the {context} that the model takes",
+            f"{num_visual_tokens} tokens of the picture and {num_action_tokens} of the action leave no room for a "
+            f"prompt in the {context} that the model takes",
             code="R216",
             place=str(folder),
             hint="choose a shorter `policy.chunk`",
