@@ -78,18 +78,17 @@ if [ "${1:-}" = --python ]; then
     exit
 fi
 
-if ! missing=$("$python" tools/system_libraries.py); then
-    if may_install; then
-        say "installing system libraries for rendering: $missing"
-        as_root apt-get update -qq >&2 || say "apt-get update failed; trying with the lists at hand"
-        # shellcheck disable=SC2086  # several packages
-        apt_install $missing || true
-    fi
-    if ! "$python" tools/system_libraries.py >/dev/null; then
-        say "MuJoCo cannot render on this machine: no system library for it loads"
-        say "hint: as root, \`apt-get install libosmesa6\` or \`apt-get install libegl1 libegl-mesa0 libgl1\`; then again"
-        exit 4
-    fi
+missing=$("$python" tools/system_libraries.py) || true
+if [ -n "$missing" ] && may_install; then
+    say "installing system libraries for rendering: $missing"
+    as_root apt-get update -qq >&2 || say "apt-get update failed; trying with the lists at hand"
+    # shellcheck disable=SC2086  # several packages
+    apt_install $missing || true
+fi
+if ! "$python" tools/system_libraries.py >/dev/null; then
+    say "MuJoCo cannot render on this machine: no system library for it loads"
+    say "hint: as root, \`apt-get install libosmesa6\` or \`apt-get install libegl1 libegl-mesa0 libgl1\`; then again"
+    exit 4
 fi
 
 exec "$python" tools/environment.py --venv "$venv" --variant "${VARIANT:-auto}" --extras "${1:-}"

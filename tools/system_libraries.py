@@ -1,4 +1,4 @@
-"""Tells whether MuJoCo can render here: exit 0, or exit 1 with the Debian packages that are missing on stdout."""
+"""Prints the Debian packages to install for rendering; exit 1 when MuJoCo cannot render without them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import ctypes
 import sys
 from collections.abc import Callable
 
-# Any one of these sets is enough; they are the sets that vlarl's renderer looks for.
-ENOUGH = (
-    ("libOSMesa.so.8",),
-    ("libEGL.so.1", "libEGL_mesa.so.0", "libGL.so.1"),
-    ("libEGL.so.1", "libEGL_nvidia.so.0", "libGL.so.1"),
-)
-# Software rendering through OSMesa comes first: it needs no device and no driver, and its pixels repeat.
-PACKAGES = ("libosmesa6", "libegl1", "libegl-mesa0", "libgl1")
+# What vlarl's renderers look for. Any one set is enough; software rendering through OSMesa is the first choice: it
+# needs no device and no driver, and its pixels repeat. Tests compare it with EGL.
+OSMESA = ("libOSMesa.so.8",)
+EGL = (("libEGL.so.1", "libEGL_mesa.so.0", "libGL.so.1"), ("libEGL.so.1", "libEGL_nvidia.so.0", "libGL.so.1"))
+OSMESA_PACKAGES, EGL_PACKAGES = ("libosmesa6",), ("libegl1", "libegl-mesa0", "libgl1")
 
 
 def loads(library: str) -> bool:
@@ -24,12 +21,17 @@ def loads(library: str) -> bool:
     return True
 
 
+def found(usable: Callable[[str], bool] = loads) -> tuple[bool, bool]:
+    """Whether OSMesa and EGL are there."""
+    return all(map(usable, OSMESA)), any(all(map(usable, libraries)) for libraries in EGL)
+
+
 def missing_packages(usable: Callable[[str], bool] = loads) -> tuple[str, ...]:
-    """Debian packages to install, none when one set of libraries loads."""
-    return () if any(all(map(usable, libraries)) for libraries in ENOUGH) else PACKAGES
+    """Debian packages to install where one may."""
+    has_osmesa, has_egl = found(usable)
+    return (() if has_osmesa else OSMESA_PACKAGES) + (() if has_egl else EGL_PACKAGES)
 
 
 if __name__ == "__main__":
-    packages = missing_packages()
-    print(*packages)
-    sys.exit(bool(packages))
+    print(*missing_packages())
+    sys.exit(not any(found()))

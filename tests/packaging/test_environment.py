@@ -168,15 +168,17 @@ def test_uv_brings_a_python_where_there_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("present", "enough"),
+    ("present", "renderers", "packages"),
     [
-        ({"libOSMesa.so.8"}, True),
-        ({"libEGL.so.1", "libEGL_mesa.so.0", "libGL.so.1"}, True),
-        ({"libEGL.so.1", "libGL.so.1"}, False),
-        (set(), False),
+        ({"libOSMesa.so.8"}, (True, False), {"libegl1", "libegl-mesa0", "libgl1"}),
+        ({"libEGL.so.1", "libEGL_mesa.so.0", "libGL.so.1"}, (False, True), {"libosmesa6"}),
+        ({"libOSMesa.so.8", "libEGL.so.1", "libEGL_nvidia.so.0", "libGL.so.1"}, (True, True), set()),
+        ({"libEGL.so.1", "libGL.so.1"}, (False, False), {"libosmesa6", "libegl1", "libegl-mesa0", "libgl1"}),
+        (set(), (False, False), {"libosmesa6", "libegl1", "libegl-mesa0", "libgl1"}),
     ],
 )
-def test_missing_libraries_are_named_as_packages(present: set[str], enough: bool) -> None:
-    missing = system_libraries.missing_packages(present.__contains__)
-    assert (missing == ()) is enough
-    assert enough or {"libosmesa6", "libegl1", "libegl-mesa0", "libgl1"} == set(missing)
+def test_missing_libraries_are_named_as_packages(
+    present: set[str], renderers: tuple[bool, bool], packages: set[str]
+) -> None:
+    assert system_libraries.found(present.__contains__) == renderers
+    assert set(system_libraries.missing_packages(present.__contains__)) == packages

@@ -172,12 +172,17 @@ def test_worker_killed_before_start_finishes_its_beginnings(undisturbed: Record,
 
 @pytest.mark.parametrize("fault", ["raise", "kill", "hang", "raise_begin", "kill_begin"])
 @pytest.mark.parametrize("workers", [1, 3])
-def test_one_failure_is_replayed_away(undisturbed: Record, tmp_path: Path, fault: str, workers: int) -> None:
+def test_one_failure_is_replayed_away(
+    undisturbed: Record, tmp_path: Path, fault: str, workers: int, capfd: pytest.CaptureFixture[str]
+) -> None:
     faulty = spec(workers, fault=fault, folder=str(tmp_path))
     with make_pool(faulty, timeout_seconds=1.0 if fault == "hang" else 30.0) as pool:
         pool.start()
         assert run(pool) == undisturbed
     assert len(list(tmp_path.iterdir())) == 1
+    if fault == "hang":
+        stack = capfd.readouterr().err.split("makes no progress; it is here:")[1]
+        assert "in advance" in stack, "the stuck call is named"
 
 
 @pytest.mark.parametrize("fault", ["raise", "diverge", "kill"])

@@ -8,35 +8,55 @@ import gymnasium
 import numpy as np
 
 from vlarl.errors import UsageError
-from vlarl.suites.protocol import Suite
+from vlarl.suites.protocol import Suite, Wristed
 from vlarl.types import EpisodeSpec
 
 _OPTIONS = ("split", "init")
 _SEED_RANGE = 2**31
+_PROPRIOCEPTION = ("ee_states", "gripper_states")  # 6 + 2 numbers
 
 
 class TaskEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     """Task ``task`` (position in ``suite.tasks()``).
 
-    Observation: ``{"image": (H, W, 3) uint8, upright}``. Action: (7,) float32 in [-1, 1]. Reward 1.0 on
+    Observation: ``{"image": (H, W, 3) uint8, upright}``; with ``wrist_camera`` also ``"wrist_image"``, the same from
+    the camera on the hand, and with ``proprioception`` ``"proprioception"``, (8,) float32: position of the end effector
+    in metres, its rotation as axis-angle, positions of both fingers. UsageError where the suite has no such camera.
+    Action: (7,) float32 in [-1, 1]. Reward 1.0 on
     success, else 0.0. ``reset(seed=s, options={"split": "train" | "eval", "init": k})`` begins the episode
     (task, split, init, s); what is left out is drawn from the env's own generator, the split being ``train``.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012  gymnasium's own spelling
 
-    def __init__(self, suite: Suite, task: int, *, render_mode: str | None = None) -> None:
+    def __init__(
+        self,
+        suite: Suite,
+        task: int,
+        *,
+        render_mode: str | None = None,
+        wrist_camera: bool = False,
+        proprioception: bool = False,
+    ) -> None:
         self.render_mode = render_mode
         self.task = suite.tasks()[task]
         self.conventions = suite.conventions
         self.metadata = {**self.metadata, "render_fps": round(self.conventions.control_hz)}
         side = self.conventions.image_size
-        self.observation_space = gymnasium.spaces.Dict(
-            {"image": gymnasium.spaces.Box(0, 255, (side, side, 3), dtype=np.uint8)}
-        )
+        view = gymnasium.spaces.Box(0, 255, (side, side, 3), dtype=np.uint8)
+        spaces: dict[str, gymnasium.Space[Any]] = {"image": view}
+        if wrist_camera:
+            spaces["wrist_image"] = view
+        if proprioception:
+            spaces["proprioception"] = gymnasium.spaces.Box(-np.inf, np.inf, (8,), dtype=np.float32)
+        self.observation_space = gymnasium.spaces.Dict(spaces)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (self.conventions.action_dim,), dtype=np.float32)
         self._suite = suite
         self._simulation = suite.simulation(task)
+        if wrist_camera and not isinstance(self._simulation, Wristed):
+            raise UsageError(
+                f"{suite.name} has no camera on the hand", place="wrist_camera", hint="the libero suites have one"
+            )
         self._image = np.zeros((side, side, 3), dtype=np.uint8)
         self._running = False
 
@@ -71,7 +91,15 @@ class TaskEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
 
     def _observe(self) -> dict[str, np.ndarray]:
         self._simulation.render_into(self._image)
-        return {"image": self._image.copy()}
+        seen = {"image": self._image.copy()}
+        if "wrist_image" in self.observation_space.spaces:
+            assert isinstance(self._simulation, Wristed)
+            seen["wrist_image"] = np.empty_like(self._image)
+            self._simulation.render_wrist_into(seen["wrist_image"])
+        if "proprioception" in self.observation_space.spaces:
+            arrays = self._suite.demonstration_arrays(self._simulation)
+            seen["proprioception"] = np.concatenate([arrays[name] for name in _PROPRIOCEPTION]).astype(np.float32)
+        return seen
 
     def _spec(self, seed: int | None, options: dict[str, Any]) -> EpisodeSpec:
         for name in options:

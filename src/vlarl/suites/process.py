@@ -8,13 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import deque
 from contextlib import suppress
 
 from vlarl.errors import EnvironmentUnusable
 from vlarl.suites.messages import Assignment, decode_error, encode_assignment
 from vlarl.suites.shared import SharedArrays
-from vlarl.suites.worker import COMMAND, DONE, IGNORED_SIGNALS
+from vlarl.suites.worker import COMMAND, DONE, IGNORED_SIGNALS, STACK_SIGNAL
 
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[3]); "
@@ -23,6 +24,7 @@ _BOOT = (
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 _MAX_REPLY = 1 << 20
 _REAP_SECONDS = 5.0
+_STACK_SECONDS = 0.5  # for the worker to print
 _START_SECONDS = 120.0  # an interpreter and a simulator from a cold network disk
 
 
@@ -127,12 +129,24 @@ class WorkerProcess:
             except TimeoutError:
                 if self._progress() > progress:
                     continue  # slow, not stuck: many slots may compile their task in one command
+                self._print_stack()
                 raise WorkerDiedError(f"no progress in {self._channel.gettimeout():g} s") from None
             except ConnectionResetError:
                 reply = b""
             if not reply:
                 raise WorkerDiedError(self._ending())
             return reply
+
+    def _print_stack(self) -> None:
+        """Of the worker, on stderr: it is about to be replaced, and where it hangs is what a person has to know."""
+        assert self._process is not None
+        print(
+            f"vlarl: simulator process {self.assignment.number} makes no progress; it is here:",
+            file=sys.stderr,
+            flush=True,
+        )
+        self._process.send_signal(STACK_SIGNAL)
+        time.sleep(_STACK_SECONDS)
 
     def _progress(self) -> int:
         return int(self._arrays.progress[self.assignment.number])

@@ -69,6 +69,15 @@ class Measurable(Protocol):
         ...
 
 
+@runtime_checkable
+class Wristed(Protocol):
+    """A simulation with a second camera, on the hand."""
+
+    def render_wrist_into(self, image: np.ndarray) -> None:
+        """Write its view, turned as ``render_into`` turns the first one's, into ``image`` (H, W, 3) uint8."""
+        ...
+
+
 class Expert(Protocol):
     """A scripted expert that reads privileged state; one instance per episode."""
 

@@ -7,6 +7,7 @@ trainer's main module nor torch. It ends when the trainer does.
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import os
 import signal
 import socket
@@ -26,6 +27,7 @@ from vlarl.suites.messages import Assignment, decode_assignment, encode_error
 from vlarl.suites.protocol import Measurable, Outcome, Simulation, Suite
 from vlarl.suites.shared import SharedArrays, decode_spec
 
+STACK_SIGNAL = signal.SIGRTMIN  # a stuck worker prints where it is; no scheduler sends it
 BEGIN_ALL, BEGIN, REPLAY, STEP_GROUP, STEP_SLOT = b"A", b"B", b"R", b"G", b"S"
 DONE, FAILED = b"D", b"F"  # FAILED is followed by the error
 COMMAND = struct.Struct("<ci")
@@ -253,6 +255,7 @@ def main(channel_descriptor: int, memory_descriptor: int) -> None:
     """Entry of the process; both descriptors are inherited from the trainer."""
     for number in IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # the trainer decides when to stop
+    faulthandler.register(STACK_SIGNAL, file=sys.__stderr__)
     channel = socket.socket(fileno=channel_descriptor)
     assignment = decode_assignment(channel.recv(_MAX_MESSAGE))
     _end_with_parent(assignment.parent)

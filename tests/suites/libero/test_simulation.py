@@ -47,7 +47,7 @@ def _follow(simulation, golden, name: str) -> None:
     assert np.abs(simulation.episode.data.qpos - golden[f"{name}.qpos0"]).max() < 1e-9
     for action, hand in zip(golden[f"{name}.actions"], golden[f"{name}.eef"], strict=True):
         simulation.advance(action)
-        assert np.abs(simulation.episode.hand - hand).max() < 1e-9
+        assert np.abs(simulation.episode.sensed.hand - hand).max() < 1e-9
     assert np.abs(simulation.episode.data.qpos - golden[f"{name}.qpos"]).max() < 1e-9
     assert np.array_equal(_image(simulation), golden[f"{name}.image"])
 

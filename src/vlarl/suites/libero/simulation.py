@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from hashlib import blake2b
 
 import mujoco
@@ -22,6 +23,16 @@ SETTLE_STEPS = 10  # objects of the init states hang a little above the table
 _SETTLE_ACTION = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 
 
+@dataclass(frozen=True)
+class Sensed:
+    """What robosuite's sensors read at the moment the cameras look."""
+
+    hand: np.ndarray  # (3,) grip site, metres
+    rotation: np.ndarray  # (3, 3) of the hand
+    fingers: np.ndarray  # (2,) positions, metres
+    joints: np.ndarray  # (7,) radians
+
+
 class Episode:
     """A running episode: everything that its next step depends on."""
 
@@ -36,7 +47,9 @@ class Episode:
         self._begun = self.data.time
         self.steps = 0
         self.frame: Frame | None = None
-        self.hand = stage.arm.rest.position  # (3,) grip site when the cameras looked last
+        rest, layout = stage.arm.rest, stage.arm.layout
+        fingers, joints = self.data.qpos[layout.finger_positions], self.data.qpos[layout.positions]
+        self.sensed = Sensed(hand=rest.position, rotation=rest.rotation, fingers=fingers, joints=joints)
         for _ in range(settle_steps):
             self.step(_SETTLE_ACTION)
         self.steps = 0
@@ -54,6 +67,7 @@ class Episode:
         arm.goal_position, arm.goal_rotation = stage.arm.read(data).position, stage.arm.read(data).rotation
         arm.has_moved = True
         arm.fingers = stage.arm.fingers_after(data.time, gripper)
+        self.sensed = self._sense()
 
     def step(self, action: np.ndarray) -> None:
         """One control step with ``action`` (7,) float64."""
@@ -63,9 +77,18 @@ class Episode:
             stage.arm.physics_step(data, self._arm, action, is_first=index == 0)
             if self._shutter.opens():
                 self.frame = take_frame(data, self._site_colours)
-                self.hand = data.site_xpos[stage.arm.layout.site].copy()
+                self.sensed = self._sense()
         self._site_colours = stage.light(data)
         self.steps += 1
+
+    def _sense(self) -> Sensed:
+        data, layout = self.data, self.stage.arm.layout
+        return Sensed(
+            hand=data.site_xpos[layout.site].copy(),
+            rotation=data.body("robot0_right_hand").xmat.reshape(3, 3).copy(),
+            fingers=data.qpos[layout.finger_positions],
+            joints=data.qpos[layout.positions],
+        )
 
     def diverged(self) -> bool:
         """MuJoCo starts over by itself when a state becomes unstable; its clock then tells."""
@@ -133,7 +156,7 @@ class LiberoSimulation:
         assert action.shape == (7,), action.shape
         assert np.isfinite(action).all(), action
         episode, stage = self.episode, self.episode.stage
-        before = episode.hand
+        before = episode.sensed.hand
         episode.step(action.astype(np.float64))
         if episode.diverged():
             raise RunError(
@@ -146,13 +169,19 @@ class LiberoSimulation:
             terminated=success,
             truncated=not success and episode.steps >= self.task.horizon,
             gripper_opening=stage.arm.opening(episode.data),
-            eef_speed=float(np.linalg.norm(episode.hand - before)) * CONTROL_HZ,
+            eef_speed=float(np.linalg.norm(episode.sensed.hand - before)) * CONTROL_HZ,
         )
 
     def render_into(self, image: np.ndarray) -> None:
+        self._look("agentview", image)
+
+    def render_wrist_into(self, image: np.ndarray) -> None:
+        self._look("robot0_eye_in_hand", image)
+
+    def _look(self, camera: str, image: np.ndarray) -> None:
         frame = self.episode.frame
         assert frame is not None, "the cameras look in every control step"
-        self.episode.stage.camera("agentview", self._image_size, self._quality).render_into(frame, image)
+        self.episode.stage.camera(camera, self._image_size, self._quality).render_into(frame, image)
 
     def state_digest(self) -> bytes:
         return self.episode.digest()
@@ -174,15 +203,13 @@ class LiberoSimulation:
         """One step's proprioception under the names of LIBERO's demonstration files."""
         from robosuite.utils.transform_utils import mat2quat, quat2axisangle
 
-        data, layout = self.episode.data, self.episode.stage.arm.layout
-        hand = data.body("robot0_right_hand").xmat.reshape(3, 3)
-        turn = np.asarray(quat2axisangle(mat2quat(hand)), dtype=np.float64)
-        place = self.episode.hand
+        data, sensed = self.episode.data, self.episode.sensed
+        turn = np.asarray(quat2axisangle(mat2quat(sensed.rotation)), dtype=np.float64)
         return {
-            "ee_pos": place,
+            "ee_pos": sensed.hand,
             "ee_ori": turn,
-            "ee_states": np.concatenate((place, turn)),
-            "gripper_states": data.qpos[layout.finger_positions],
-            "joint_states": data.qpos[layout.positions],
+            "ee_states": np.concatenate((sensed.hand, turn)),
+            "gripper_states": sensed.fingers,
+            "joint_states": sensed.joints,
             "states": np.concatenate(([data.time], data.qpos, data.qvel)),
         }
