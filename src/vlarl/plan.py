@@ -161,9 +161,7 @@ def _about_machine(recipe: Recipe, machine: Machine, rates: Rates) -> Iterator[s
         )
         yield f"1 GB is 10^9 bytes; {RESERVE:.0%} of each GPU is left alone, {CONTEXT / GB:.1f} GB are the CUDA context"
         if machine.num_gpus > 1:
-            how = "weights, gradients and moments are sharded (FSDP)"
-            if getattr(recipe.policy, "lora", None) is not None:
-                how = "each GPU holds the whole model and its share of slots and minibatch (DDP)"
+            how = "each GPU holds the whole model, with all that trains it, and its share of slots and minibatch"
             yield f"{machine.num_gpus} GPUs: {how}; communication takes no time"
     else:
         yield (

@@ -201,7 +201,6 @@ class Costs:
     saved: int  # bytes kept for the backward pass
     recomputed: int  # bytes of the largest block that is recomputed, and of gradients in flight
     logits: int  # bytes
-    gathered: int  # bytes of the largest unit that shards are gathered for, twice: the next comes while one computes
 
     @property
     def parameters(self) -> int:
@@ -345,7 +344,6 @@ def openvla_costs(
     seen = sizes.vision_flops
     backward = (2.0 if full else 1.0) * (forward + (seen if towers else 0.0))
     again = (forward + (seen if towers else 0.0)) if checkpointing else 0.0
-    largest = max(language.layers // language.depth, language.embedding)
     return Costs(
         parts=parts,
         weights=sum(part.parameters for part in parts) * item,
@@ -365,7 +363,6 @@ def openvla_costs(
         saved=saved,
         recomputed=recomputed + item * length * (language.width + 2 * language.mlp),
         logits=_logits(item, num_tokens),
-        gathered=2 * largest * item,
     )
 
 
@@ -422,7 +419,6 @@ def tiny_costs(
         saved=pixels + depth * layer + FP32 * 3 * wide,
         recomputed=layer,
         logits=_logits(FP32, NUM_ACTION_TOKENS),
-        gathered=0,
     )
 
 

@@ -188,7 +188,7 @@ class Rollout:
     @property
     def chunk(self) -> int:
         """Control steps that a step lasts unless the episode ends before."""
-        return max(1, self.actions.shape[2] // ACTION_SIZE)
+        return max(1, int(self.actions.shape[2]) // ACTION_SIZE)
 
     def steps_of(self, episode: Episode) -> slice:
         """The steps of this rollout in which ``episode`` ran; what it did before is not in them."""

@@ -211,15 +211,20 @@ def test_memory_of_full_fine_tuning_is_the_published_one() -> None:
     assert total == near(120.7, 0.01)
 
 
-@pytest.mark.parametrize(("num_gpus", "fits"), [(1, False), (4, True), (8, True)])
-def test_full_fine_tuning_needs_several_gpus(num_gpus: int, fits: bool) -> None:
-    plan = planned("policy.lora=null", "policy.gradient_checkpointing=true", num_gpus=num_gpus)
-    assert plan.fits is fits
-    assert planned("policy.lora=null", num_gpus=num_gpus).fits is fits
+@pytest.mark.parametrize("num_gpus", [1, 4, 8])
+def test_full_fine_tuning_needs_one_gpu_that_holds_it_all(num_gpus: int) -> None:
+    """Training shards no weights, so more GPUs of one size do not help."""
+    full = ("policy.lora=null", "policy.gradient_checkpointing=true")
+    assert planned(*full, gpu="192GB", num_gpus=num_gpus).fits
+    small = planned(*full, num_gpus=num_gpus)
+    assert not small.fits
+    assert small.change is not None
+    assert any("policy.lora" in word for word in small.change.overrides)
 
 
-def test_adapters_are_not_sharded() -> None:
-    one, four = ({i.name: i.bytes for i in planned(num_gpus=n).memory[0].items} for n in (1, 4))
+@pytest.mark.parametrize("lora", [(), ("policy.lora=null",)])
+def test_weights_are_not_sharded(lora: tuple[str, ...]) -> None:
+    one, four = ({i.name: i.bytes for i in planned(*lora, num_gpus=n).memory[0].items} for n in (1, 4))
     assert one["weights"] == four["weights"]
     assert one["optimizer"] == four["optimizer"]
     assert one["KV cache"] == 4 * four["KV cache"]
