@@ -4,9 +4,17 @@
         [--vision-heads 4] [--markdown OUT.md]
 
 ``--code`` is the folder of github.com/openvla/openvla with ``modeling_prismatic.py``, ``processing_prismatic.py`` and
-``configuration_prismatic.py``; ``--python`` belongs to an environment with what that code wants, in its versions: torch
-2.2.0, torchvision 0.17.0, timm 0.9.10, transformers 4.40.1, tokenizers 0.19.1 (and numpy below 2). vlarl needs none of
-them and runs in this interpreter; what the two exchange is a file.
+``configuration_prismatic.py``; ``--python`` belongs to an environment with what that code wants: timm 0.9.10,
+transformers 4.40.1, tokenizers 0.19.1, numpy below 2, torch and torchvision. vlarl runs in this interpreter and needs
+none of that; what the two exchange is a file. Without a GPU, in a new environment:
+
+    pip install torch==2.13.0 numpy==1.26.4 transformers==4.40.1 tokenizers==0.19.1
+    pip install --no-deps timm==0.9.10 torchvision==0.16.2
+
+0.16 is the last torchvision that can be imported where its compiled part cannot be loaded, and only resizing is used.
+
+The original decodes over the whole vocabulary, vlarl over the action tokens. Weights that were hardly trained prefer
+other tokens, so tokens are compared twice: free, and with the original kept to the action tokens.
 
 The original builds its towers by timm's names, which stand for the published sizes. For a small export the names stay
 and timm is handed width, depth, heads and MLP ratio besides; for a published one these are what they were.
@@ -114,7 +122,11 @@ def load_original(export: Path, code: dict[str, ModuleType], vision_heads: int) 
     timm.create_model = sized
     try:
         model, told = code["modeling"].OpenVLAForActionPrediction.from_pretrained(
-            export, output_loading_info=True, torch_dtype=torch.float32, attn_implementation="eager"
+            export,
+            output_loading_info=True,
+            torch_dtype=torch.float32,
+            # `predict_action` adds token 29871 and no column of the mask for it, which eager attention refuses.
+            attn_implementation="sdpa",
         )
     finally:
         timm.create_model = plain
@@ -149,19 +161,22 @@ def compare(export: Path, folder: Path, wanted: Mapping[str, np.ndarray], vision
     register(code)
     model, report = load_original(export, code, vision_heads)
     processor = AutoProcessor.from_pretrained(export)
+    kept = list(range(model.vocab_size - model.config.n_action_bins, model.vocab_size))
+    ways: dict[str, dict[str, Any]] = {"kept": {"prefix_allowed_tokens_fn": lambda *_: kept}, "free": {}}
     rows, logits_of = [], []
     for row, (image, instruction) in enumerate(zip(frames(), INSTRUCTIONS)):
         text = f"In: What action should the robot take to {instruction}?\nOut:"
         inputs = processor(text, Image.fromarray(image))
         ids, pixels = torch.from_numpy(wanted[f"ids{row}"]), torch.from_numpy(wanted[f"pixels{row}"])
+        given, tokens = inputs["input_ids"].numpy(), {}
+        model_inputs = {"input_ids": ids, "pixel_values": pixels, "attention_mask": torch.ones_like(ids)}
         with torch.no_grad():
-            logits = model(input_ids=ids, pixel_values=pixels, attention_mask=torch.ones_like(ids)).logits.numpy()
-            generated = model.generate(
-                ids, pixel_values=pixels, attention_mask=torch.ones_like(ids), max_new_tokens=7, do_sample=False
-            )
-            actions = model.predict_action(**inputs, do_sample=False)
+            logits = model(**model_inputs).logits.numpy()
+            for way, how in ways.items():
+                generated = model.generate(**model_inputs, max_new_tokens=7, do_sample=False, **how)
+                tokens[way] = generated[0, -7:].numpy()
+            actions = model.predict_action(**inputs, do_sample=False, **ways["kept"])
         logits_of.append(logits[0, -1])
-        given = inputs["input_ids"].numpy()
         rows.append(
             {
                 "instruction": instruction,
@@ -172,8 +187,9 @@ def compare(export: Path, folder: Path, wanted: Mapping[str, np.ndarray], vision
                 "logits": float(np.abs(logits - wanted[f"logits{row}"]).max()),
                 "logits_std": float(logits.std()),
                 "shape": list(logits.shape),
-                "tokens": generated[0, -7:].tolist(),
-                "tokens_equal": bool(np.array_equal(generated[0, -7:].numpy(), wanted[f"tokens{row}"][0])),
+                "tokens": tokens["kept"].tolist(),
+                "tokens_equal": bool(np.array_equal(tokens["kept"], wanted[f"tokens{row}"][0])),
+                "free": tokens["free"].tolist(),
                 "actions": float(np.abs(actions - wanted[f"actions{row}"][0]).max()),
             }
         )
@@ -202,15 +218,17 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"- {report['keys']} tensors; `from_pretrained` said {told}; strict `load_state_dict`: {report['strict']}",
         f"- the two pictures' last logits differ by up to {report['images_differ']:.2f}",
         "",
-        "| instruction | pixels | prompt ids | logits | of deviation | greedy tokens | actions |",
-        "|---|---|---|---|---|---|---|",
+        "| instruction | pixels | prompt ids | logits | of deviation | greedy tokens | free | actions |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in report["rows"]:
         ids = "equal" if row["ids_equal"] else "DIFFER"
         tokens = f"{'equal' if row['tokens_equal'] else 'DIFFER'}: {' '.join(map(str, row['tokens']))}"
+        free = "the same" if row["free"] == row["tokens"] else " ".join(map(str, row["free"]))
         lines.append(
             f"| {row['instruction']} | {row['pixels']:.1e} | {ids}, then {row['last_id']} | {row['logits']:.1e} "
-            f"(all {row['shape'][1]} x {row['shape'][2]}) | {row['logits_std']:.2f} | {tokens} | {row['actions']:.1e} |"
+            f"(all {row['shape'][1]} x {row['shape'][2]}) | {row['logits_std']:.2f} | {tokens} | {free} "
+            f"| {row['actions']:.1e} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -107,7 +107,7 @@ def write_checkpoint(folder: Path, small: Small) -> None:
     _write_json(temporary / "dataset_statistics.json", statistics)
     _write_json(temporary / "preprocessor_config.json", preprocessor(small.image_size))
     vocabulary = SIZES[small.vocabulary]
-    build_tokenizer(small.vocabulary).save(str(temporary / "tokenizer.json"))
+    _write_json(temporary / "tokenizer.json", as_published(build_tokenizer(small.vocabulary)))
     _write_json(temporary / "tokenizer_config.json", tokenizer_settings(vocabulary))
     _write_json(temporary / "special_tokens_map.json", SPECIAL | {"pad_token": "<PAD>"})
     _write_json(temporary / "added_tokens.json", {"<PAD>": vocabulary})
@@ -248,6 +248,13 @@ def build_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
     special = [AddedToken(name, special=True, normalized=False) for name in ("<unk>", "<s>", "</s>", "<PAD>")]
     tokenizer.add_special_tokens(special)
     return tokenizer
+
+
+def as_published(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The content of ``tokenizer.json`` as the tokenizers library wrote it until 0.19, which reads no other form."""
+    content: dict[str, Any] = json.loads(tokenizer.to_str())
+    content["model"]["merges"] = [" ".join(pair) for pair in content["model"]["merges"]]
+    return content
 
 
 def _merges(piece: str) -> Iterable[tuple[str, str]]:

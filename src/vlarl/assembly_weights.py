@@ -45,19 +45,20 @@ def weights_recipe(checkpoint: str, suite: str, overrides: Sequence[str]) -> Rec
 
     Raises UsageError (U217) for an override that says what is said elsewhere, RecipeError for a value that cannot be.
     """
-    for text in overrides:
-        if text.replace(" ", "") != f"policy.kind={_OTHER_KIND}":
-            _check(text.partition("=")[0].strip())
+    others = [text for text in overrides if text.replace(" ", "") != f"policy.kind={_OTHER_KIND}"]
+    for text in others:
+        _check(text.partition("=")[0].strip())
+    kind = _KIND if len(others) == len(overrides) else _OTHER_KIND
     values = {
         "suite": {"kind": suite_spec_for(suite).kind, "name": suite},
-        "policy": {"kind": _KIND, "checkpoint": checkpoint, "lora": None},
+        "policy": {"kind": kind, "checkpoint": checkpoint, "lora": None},
         "imitation": None,
         # An update that fits any number of slots, so that no rule about updates has anything to say.
         "train": {"rollout": {"kind": "steps", "num_steps": 1}},
         "ppo": {"minibatch_size": 1},
     }
     try:
-        return parse_recipe(json.dumps(values), overrides).recipe
+        return parse_recipe(json.dumps(values), others).recipe
     except RecipeError as error:
         raise RecipeError("`--set` cannot be followed", error.diagnostics) from error
 

@@ -129,7 +129,7 @@ def _openvla(recipe: Recipe, format: Format) -> OpenVlaSpec:
         raise UsageError(
             f"the policy of this run is `{spec.kind}`, for which there is no format that others read",
             code="U250",
-            hint="runs of policy `openvla` can be exported; of this one, copy the checkpoint's folder",
+            hint="runs of `openvla` and `openvla_oft` can be exported; of this one, copy the checkpoint's folder",
         )
     if format == "peft" and spec.lora is None:
         raise UsageError(

@@ -124,8 +124,10 @@ def _about_sizes(recipe: Recipe, model: Model, found: Found | None) -> Iterator[
         yield f"sizes read from {policy.checkpoint}: {found.parameters:,} parameters"
     elif isinstance(policy, OpenVlaSpec):
         yield f"{policy.checkpoint} is not a folder here: the sizes of the published openvla-7b"
-    usual = TEXT_TOKENS[policy.kind]
+    usual = TEXT_TOKENS["tiny" if isinstance(policy, TinySpec) else "openvla"]
     yield f"prompts of {usual} text tokens beside BOS and image, padded to {model.text_tokens}"
+    if model.costs.chunk > 1:
+        yield f"every decision is carried out for its {model.costs.chunk} control steps: an episode's last may be cut"
 
 
 def _about_checkpoint(recipe: Recipe, found: Found | None) -> Iterator[str]:
@@ -159,9 +161,7 @@ def _about_machine(recipe: Recipe, machine: Machine, rates: Rates) -> Iterator[s
         )
         yield f"1 GB is 10^9 bytes; {RESERVE:.0%} of each GPU is left alone, {CONTEXT / GB:.1f} GB are the CUDA context"
         if machine.num_gpus > 1:
-            how = "weights, gradients and moments are sharded (FSDP)"
-            if getattr(recipe.policy, "lora", None) is not None:
-                how = "each GPU holds the whole model and its share of slots and minibatch (DDP)"
+            how = "each GPU holds the whole model, with all that trains it, and its share of slots and minibatch"
             yield f"{machine.num_gpus} GPUs: {how}; communication takes no time"
     else:
         yield (

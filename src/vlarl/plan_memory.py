@@ -10,7 +10,14 @@ from vlarl.plan_machine import Machine
 from vlarl.plan_model import BF16, FP32, PUBLISHED, Adapters, Costs, openvla_costs, tiny_costs, value_head
 from vlarl.plan_work import Item, host_items
 from vlarl.recipe.schema import Recipe
-from vlarl.recipe.specs.policies import AdapterCriticSpec, FrozenCriticSpec, LoraSpec, OpenVlaSpec, TinySpec
+from vlarl.recipe.specs.policies import (
+    AdapterCriticSpec,
+    FrozenCriticSpec,
+    LoraSpec,
+    OpenVlaOftSpec,
+    OpenVlaSpec,
+    TinySpec,
+)
 
 RESERVE = 0.05  # of a device's memory: fragments, and what other processes hold
 CONTEXT = 600 * 10**6  # bytes: CUDA context, cuBLAS workspaces
@@ -77,42 +84,37 @@ def _memory(where: str, always: list[Item], phases: dict[str, list[Item]], avail
 def _model_items(recipe: Recipe, model: Model, machine: Machine) -> tuple[list[Item], dict[str, list[Item]]]:
     """What the model holds all the time, and what each phase adds."""
     costs, critic, gpus = model.costs, model.critic, machine.devices
-    shards = gpus if model.full else 1
     extra = (critic.masters, critic.gradients, critic.optimizer) if critic is not None else (0, 0, 0)
-    how = f"sharded over {gpus} GPUs" if shards > 1 else ""
     dtype = str(getattr(recipe.policy, "dtype", "float32")) + ("" if model.full else ", frozen")
     always = [
-        Item("weights", costs.weights // shards, how or dtype),
-        Item("adapters" if not model.full else "fp32 masters", (costs.masters + extra[0]) // shards, how or "fp32"),
-        Item("gradients", (costs.gradients + extra[1]) // shards, how or "kept until the next update"),
-        Item("optimizer", (costs.optimizer + extra[2]) // shards, how or "AdamW, two moments in fp32"),
+        Item("weights", costs.weights, dtype),
+        Item("adapters" if not model.full else "fp32 masters", costs.masters + extra[0], "fp32"),
+        Item("gradients", costs.gradients + extra[1], "kept until the next update"),
+        Item("optimizer", costs.optimizer + extra[2], "AdamW, two moments in fp32"),
         Item("value head", 4 * FP32 * model.head, "weights, gradients, moments"),
     ]
     if machine.device == "gpu":
         always.append(Item("CUDA context", CONTEXT, "assumed"))
-    gathered = costs.gathered if shards > 1 else 0
     group = -(-recipe.suite.num_envs // (recipe.suite.num_groups * gpus))
     # Both passes of an update are alive until the one loss is differentiated.
     saved = costs.saved + (critic.saved if critic is not None else 0)
-    phases = {"update": _pass(costs, saved, _micro_batch(recipe, gpus), "update", gathered)}
+    phases = {"update": _pass(costs, saved, _micro_batch(recipe, gpus), "update")}
     if recipe.imitation is not None:
         batch = -(-recipe.imitation.batch_size // gpus)
-        phases["cloning"] = _pass(costs, costs.saved, batch, "cloning", gathered)
+        phases["cloning"] = _pass(costs, costs.saved, batch, "cloning")
     phases["rollout"] = [
         Item("KV cache", group * costs.key_values, f"rollout, {group} slots decide together"),
         Item("prefill", group * (costs.working + costs.logits), "rollout, one layer in flight"),
-        Item("gathered layers", gathered, "rollout"),
     ]
     return always, phases
 
 
-def _pass(costs: Costs, saved: int, samples: int, phase: str, gathered: int) -> list[Item]:
+def _pass(costs: Costs, saved: int, samples: int, phase: str) -> list[Item]:
     """What forward and backward passes over ``samples`` need beside the model, ``saved`` bytes of each kept."""
     return [
         Item("activations", samples * saved, f"{phase}, {samples} samples x {saved / 1e6:,.1f} MB"),
         Item("block in flight", samples * costs.recomputed, f"{phase}, recomputed or being differentiated"),
-        Item("logits", samples * costs.logits, f"{phase}, 7 positions x 256 rows of the head"),
-        Item("gathered layers", gathered, phase),
+        Item("logits", samples * costs.logits, f"{phase}, {costs.num_tokens} positions x 256 rows of the head"),
     ]
 
 
@@ -131,7 +133,7 @@ def model_of(recipe: Recipe, found: Found | None) -> Model:
         raise UsageError(
             f"the sizes of policy `{policy.kind}` are not known to `vlarl plan`",
             code="U241",
-            hint="it knows `tiny` and `openvla`",
+            hint="it knows `tiny`, `openvla` and `openvla_oft`",
         )
     item = BF16 if policy.dtype == "bfloat16" else FP32
     text = -(-TEXT_TOKENS["openvla"] // policy.prompt_bucket) * policy.prompt_bucket
@@ -144,6 +146,7 @@ def model_of(recipe: Recipe, found: Found | None) -> Model:
             checkpointing=policy.gradient_checkpointing,
             text_tokens=text,
             item=item,
+            chunk=policy.chunk if isinstance(policy, OpenVlaOftSpec) else None,
         )
 
     own = costs(policy.lora)

@@ -1,7 +1,7 @@
 """Parameters, FLOPs and bytes of policies, from their sizes alone.
 
-Every function returns plain numbers per sample (one control step). The formulas count what torch keeps, tensor by
-tensor; docs/plan.md says against which measurements they were checked.
+Every function returns plain numbers per sample (one decision: a control step, or a chunk of them). The formulas count
+what torch keeps, tensor by tensor; docs/plan.md says against which measurements they were checked.
 """
 
 from __future__ import annotations
@@ -189,6 +189,7 @@ class Costs:
     gradients: int  # bytes
     optimizer: int  # bytes: two moments in fp32
     feature_size: int
+    num_tokens: int  # action tokens of a decision
     prompt_tokens: int  # image included, padding included
     vision_flops: float
     prefill_flops: float
@@ -200,7 +201,6 @@ class Costs:
     saved: int  # bytes kept for the backward pass
     recomputed: int  # bytes of the largest block that is recomputed, and of gradients in flight
     logits: int  # bytes
-    gathered: int  # bytes of the largest unit that shards are gathered for, twice: the next comes while one computes
 
     @property
     def parameters(self) -> int:
@@ -213,6 +213,11 @@ class Costs:
     @property
     def trainable(self) -> int:
         return sum(part.trainable for part in self.parts)
+
+    @property
+    def chunk(self) -> int:
+        """Control steps of a decision."""
+        return self.num_tokens // NUM_ACTION_TOKENS
 
     @property
     def prompt_flops(self) -> float:
@@ -305,16 +310,25 @@ PUBLISHED = OpenVla(
 
 
 def openvla_costs(
-    sizes: OpenVla, *, adapters: Adapters | None, checkpointing: bool, text_tokens: int, item: int = BF16
+    sizes: OpenVla,
+    *,
+    adapters: Adapters | None,
+    checkpointing: bool,
+    text_tokens: int,
+    item: int = BF16,
+    chunk: int | None = None,
 ) -> Costs:
     """Costs of an OpenVLA model; ``text_tokens`` follow BOS and image, ``item`` is bytes of a weight.
 
-    ``adapters`` None trains every weight. Adapters, masters and moments are fp32.
+    ``adapters`` None trains every weight. Adapters, masters and moments are fp32. With a ``chunk`` all tokens of so
+    many control steps come from one forward, with a column for each and one for the end of the text.
     """
     language, full = sizes.language, adapters is None
     rank = 0 if adapters is None else adapters.rank
     prompt = 1 + sizes.image_tokens + text_tokens
-    length = prompt + FED_TOKENS
+    num_tokens = NUM_ACTION_TOKENS * (chunk or 1)
+    length = prompt + (FED_TOKENS if chunk is None else num_tokens + 1)
+    first, fed = (prompt, FED_TOKENS) if chunk is None else (length, 0)  # columns of one forward, then one by one
     parts = sizes.parts(adapters)
     trainable = sum(part.trainable for part in parts)
     towers = list(sizes.towers.values()) if adapters is None or adapters.vision else []
@@ -330,7 +344,6 @@ def openvla_costs(
     seen = sizes.vision_flops
     backward = (2.0 if full else 1.0) * (forward + (seen if towers else 0.0))
     again = (forward + (seen if towers else 0.0)) if checkpointing else 0.0
-    largest = max(language.layers // language.depth, language.embedding)
     return Costs(
         parts=parts,
         weights=sum(part.parameters for part in parts) * item,
@@ -338,18 +351,18 @@ def openvla_costs(
         gradients=trainable * (item if full else FP32),
         optimizer=2 * trainable * FP32,
         feature_size=language.width,
+        num_tokens=num_tokens,
         prompt_tokens=prompt,
         vision_flops=seen,
-        prefill_flops=language.flops(prompt),
-        decode_flops=sum(language.flops(1, prompt + i) for i in range(FED_TOKENS)),
-        decode_reads=language.layers * item,
-        key_values=language.key_value_bytes(length, item),
-        working=language.working(prompt, item),
+        prefill_flops=language.flops(first),
+        decode_flops=sum((language.flops(1, prompt + i) for i in range(fed)), 0.0),
+        decode_reads=language.layers * item if fed else 0,
+        key_values=language.key_value_bytes(length, item) if fed else 0,
+        working=language.working(first, item),
         update_flops=forward + seen + backward + again,
         saved=saved,
         recomputed=recomputed + item * length * (language.width + 2 * language.mlp),
-        logits=_logits(item),
-        gathered=2 * largest * item,
+        logits=_logits(item, num_tokens),
     )
 
 
@@ -394,6 +407,7 @@ def tiny_costs(
         gradients=total * FP32,
         optimizer=2 * total * FP32,
         feature_size=width,
+        num_tokens=NUM_ACTION_TOKENS,
         prompt_tokens=prompt,
         vision_flops=seen,
         prefill_flops=language.flops(prompt),
@@ -404,14 +418,13 @@ def tiny_costs(
         update_flops=3.0 * (forward + seen),
         saved=pixels + depth * layer + FP32 * 3 * wide,
         recomputed=layer,
-        logits=_logits(FP32),
-        gathered=0,
+        logits=_logits(FP32, NUM_ACTION_TOKENS),
     )
 
 
-def _logits(item: int) -> int:
+def _logits(item: int, num_tokens: int) -> int:
     """Bytes of the action rows' logits, then scaled, log-soft-maxed and exponentiated in fp32."""
-    return NUM_ACTION_TOKENS * NUM_BINS * (item + 4 * FP32)
+    return num_tokens * NUM_BINS * (item + 4 * FP32)
 
 
 def value_head(feature_size: int, hidden_sizes: Sequence[int]) -> int:

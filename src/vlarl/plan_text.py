@@ -83,8 +83,9 @@ def _work(plan: Plan) -> Iterator[str]:
     tasks = "1 task" if work.num_tasks == 1 else f"{work.num_tasks} tasks"
     yield f"  {tasks}, at least {work.episodes_per_task:,} episodes each"
     yield f"  {work.evaluations} evaluations, {work.evaluation_episodes:,} episodes in all"
+    decision = "an env step" if work.chunk == 1 else f"a decision for {work.chunk} env steps"
     yield (
-        f"  {_flops(work.decision_flops)} an env step, {_flops(work.sample_flops)} a sample of the update, "
+        f"  {_flops(work.decision_flops)} {decision}, {_flops(work.sample_flops)} a sample of the update, "
         f"{_flops(work.total_flops)} in all"
     )
 

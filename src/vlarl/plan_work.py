@@ -48,7 +48,8 @@ class Work:
     """Counts of a whole run and FLOPs of one iteration."""
 
     iterations: int
-    rollout_steps: int  # of one iteration, over all slots
+    chunk: int  # control steps of a decision
+    rollout_steps: int  # control steps of one iteration, over all slots
     env_steps: int
     updates_per_iteration: int
     updates: int  # optimizer steps of the policy, after the critic's warm-up
@@ -56,7 +57,7 @@ class Work:
     episodes_per_task: int  # at least, when every episode takes its whole horizon
     evaluations: int
     evaluation_episodes: int  # of all evaluations together
-    decision_flops: float  # one env step
+    decision_flops: float  # one decision
     sample_flops: float  # one sample of an update
     rollout_flops: float
     update_flops: float
@@ -95,19 +96,28 @@ def horizon(suite: SuiteSpec) -> int:
     return HORIZONS.get(suite.name, 100)
 
 
+def decisions(recipe: Recipe, costs: Costs) -> int:
+    """Decisions of one iteration, over all slots; of whole episodes what is expected."""
+    rollout = recipe.train.rollout
+    if rollout.kind == "episodes":
+        return rollout.num_groups * rollout.group_size * ceil(rollout.num_steps / costs.chunk)
+    return recipe.rollout_size
+
+
 def work(recipe: Recipe, costs: Costs, *, extra_prompt: bool) -> Work:
     """Counts and FLOPs; ``extra_prompt``: the critic's features take a prefill of their own."""
-    steps, train, ppo = recipe.rollout_size, recipe.train, recipe.ppo
+    steps, train, ppo = decisions(recipe, costs), recipe.train, recipe.ppo
     per_iteration = ppo.epochs * ceil(steps / ppo.minibatch_size)
     learning = train.iterations - min(train.critic_warmup, train.iterations)
     decision = costs.decision_flops + (costs.prompt_flops if extra_prompt else 0.0)
     sample = sample_flops(recipe, costs)
     tasks = num_tasks(recipe.suite)
-    env_steps = steps * train.iterations
+    env_steps = steps * costs.chunk * train.iterations
     evaluations = _evaluations(recipe)
     return Work(
         iterations=train.iterations,
-        rollout_steps=steps,
+        chunk=costs.chunk,
+        rollout_steps=steps * costs.chunk,
         env_steps=env_steps,
         updates_per_iteration=per_iteration,
         updates=per_iteration * learning,
@@ -119,7 +129,7 @@ def work(recipe: Recipe, costs: Costs, *, extra_prompt: bool) -> Work:
         sample_flops=sample,
         rollout_flops=decision * steps,
         update_flops=sample * steps,
-        total_flops=env_steps * decision + learning * steps * sample + _warm_up_flops(recipe, costs),
+        total_flops=steps * train.iterations * decision + learning * steps * sample + _warm_up_flops(recipe, costs),
     )
 
 
@@ -132,7 +142,8 @@ def sample_flops(recipe: Recipe, costs: Costs) -> float:
 def _warm_up_flops(recipe: Recipe, costs: Costs) -> float:
     """The critic's warm-up: features without a gradient, unless they are cached or trained."""
     each = {"frozen": 0.0, "adapter": costs.update_flops}.get(recipe.critic.kind, costs.prompt_flops)
-    return min(recipe.train.critic_warmup, recipe.train.iterations) * recipe.rollout_size * recipe.ppo.epochs * each
+    samples = decisions(recipe, costs) * recipe.ppo.epochs
+    return min(recipe.train.critic_warmup, recipe.train.iterations) * samples * each
 
 
 def _evaluations(recipe: Recipe) -> int:
@@ -165,24 +176,31 @@ def times(recipe: Recipe, costs: Costs, rates: Rates, devices: int, *, extra_pro
     group = ceil(slots / suite.num_groups)
     deciding = decision_seconds(costs, group, rates, extra_prompt=extra_prompt) * suite.num_groups
     rate = simulation_rate(suite)
-    simulating = suite.num_envs / rate if rate else 0.0
+    simulating = suite.num_envs * costs.chunk / rate if rate else 0.0
     overlaps = suite.num_groups > 1
     step = max(deciding, simulating) if overlaps else deciding + simulating
     slowest = "the simulators" if simulating > deciding else "the policy"
-    how = f"{suite.num_envs / step:,.0f} env steps/s: deciding {suite.num_envs / deciding:,.0f}/s"
+    at_once = suite.num_envs * costs.chunk
+    how = f"{at_once / step:,.0f} env steps/s: deciding {at_once / deciding:,.0f}/s"
     how += f", simulating {rate:,.0f}/s on {suite.num_workers} cores" if rate else ", simulation not counted"
     how += f"; {slowest} set the pace" if overlaps and rate else ""
     sample = sample_flops(recipe, costs) / (rates.flops * rates.update_share * devices)
-    evaluated = num_tasks(suite) * recipe.evaluation.episodes * horizon(suite) * step / suite.num_envs
+    evaluated = num_tasks(suite) * recipe.evaluation.episodes * ceil(horizon(suite) / costs.chunk)
+    rounds = decisions(recipe, costs) / suite.num_envs
     rows = [
-        Time(what="rollout", seconds=step * (recipe.rollout_size / suite.num_envs), times=train.iterations, how=how),
+        Time(what="rollout", seconds=step * rounds, times=train.iterations, how=how),
         Time(
             what="update",
-            seconds=sample * recipe.rollout_size,
+            seconds=sample * decisions(recipe, costs),
             times=train.iterations,
             how=f"{1.0 / sample:,.0f} samples/s over {recipe.ppo.epochs} epoch{'s' * (recipe.ppo.epochs > 1)}",
         ),
-        Time(what="evaluation", seconds=evaluated, times=_evaluations(recipe), how="at most: every episode to its end"),
+        Time(
+            what="evaluation",
+            seconds=evaluated * step / suite.num_envs,
+            times=_evaluations(recipe),
+            how="at most: every episode to its end",
+        ),
     ]
     if recipe.imitation is not None:
         seen = recipe.imitation.batch_size
@@ -204,8 +222,9 @@ def host_items(recipe: Recipe, costs: Costs, *, caches: bool) -> tuple[Item, ...
     size = int(getattr(suite, "image_size", 256))
     frame = 3 * size * size
     workers = min(suite.num_workers, suite.num_envs)
-    numbers = (8 * 8 + 12 * FP32 + 6) * recipe.rollout_size  # tokens, actions, log-probabilities, values, flags
-    features = costs.feature_size * FP32 * recipe.rollout_size if caches else 0
+    steps, tokens = decisions(recipe, costs), costs.num_tokens
+    numbers = ((tokens + 1) * _ITEM + (tokens + 5) * FP32 + 6) * steps  # tokens, actions, log-probabilities, ..., flags
+    features = costs.feature_size * FP32 * steps if caches else 0
     models = compiled_tasks(suite)
     each = _LIBERO_WORKER + (models - 1) * _LIBERO_TASK if isinstance(suite, LiberoSpec) else _TABLETOP_WORKER
     what = f"{workers} workers x {each / 1e9:.2f} GB"
@@ -213,7 +232,7 @@ def host_items(recipe: Recipe, costs: Costs, *, caches: bool) -> tuple[Item, ...
     return (
         Item("trainer", _TRAINER, "interpreter and libraries"),
         Item("simulators", workers * each, what),
-        Item("rollout", frame * recipe.rollout_size + numbers, f"{recipe.rollout_size:,} frames of {size} px"),
+        Item("rollout", frame * steps + numbers, f"{steps:,} frames of {size} px"),
         Item("critic features", features, "cached for the update"),
     )
 
@@ -234,6 +253,6 @@ def disk(recipe: Recipe, costs: Costs, head: int, asset: int | None) -> Disk:
     return Disk(
         checkpoint=3 * FP32 * (costs.trainable + head),
         kept=min(written, keep.last + int(keep.best) + every),
-        batches=stored * recipe.rollout_size * (3 * size * size + 7 * _ITEM + 5 * FP32),
+        batches=stored * decisions(recipe, costs) * (3 * size * size + costs.num_tokens * _ITEM + 5 * FP32),
         asset=asset,
     )

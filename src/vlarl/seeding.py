@@ -13,6 +13,7 @@ from hashlib import blake2b
 
 import numpy as np
 
+_DIGEST = 64  # bytes of the longest digest
 SCHEME = "blake2b-1"  # recorded in every manifest; a change of derivation changes this
 
 
@@ -30,9 +31,12 @@ def generator(root: int, purpose: str, *index: int | str) -> np.random.Generator
 
 
 def uniforms(count: int, root: int, purpose: str, *index: int | str) -> np.ndarray:
-    """``count`` (at most 8) float64 values in [0, 1) with 53 random bits each, from one hash."""
-    assert 0 < count <= 8, "one blake2b digest holds eight values"
-    raw = np.frombuffer(blake2b(_key(root, purpose, index), digest_size=8 * count).digest(), dtype=">u8")
+    """``count`` float64 values in [0, 1) with 53 random bits each: up to 8 from one hash, more from one for each 8."""
+    assert count > 0
+    key, size = _key(root, purpose, index), min(8 * count, _DIGEST)
+    blocks = range(-(-8 * count // _DIGEST))
+    digests = b"".join(blake2b(key, digest_size=size, salt=block.to_bytes(16, "big")).digest() for block in blocks)
+    raw = np.frombuffer(digests, dtype=">u8")[:count]
     return (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 

@@ -58,19 +58,29 @@ def test_numpy_integers_index_like_python_integers_only_when_converted() -> None
     assert seed(1, "x", np.int64(3)) != seed(1, "x", 3)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("count", [0, 9])
-def test_one_hash_holds_one_to_eight_uniforms(count: int) -> None:
+def test_no_uniforms_are_a_mistake() -> None:
     with pytest.raises(AssertionError):
-        uniforms(count, 0, "x")
+        uniforms(0, 0, "x")
 
 
-def test_uniforms_are_uniform_and_uncorrelated() -> None:
-    draws = np.stack([uniforms(7, 3, "action", slot, step) for slot in range(20) for step in range(200)])
+def test_beyond_one_hash_the_uniforms_go_on() -> None:
+    """What a chunk of actions needs; the first eight are those of one hash."""
+    many = uniforms(56, 3, "x", 1)
+    assert many.shape == (56,)
+    assert len(set(many)) == 56
+    for fewer in (8, 9, 21, 48):
+        np.testing.assert_array_equal(uniforms(fewer, 3, "x", 1), many[:fewer])
+    assert not set(many) & set(uniforms(56, 3, "x", 2))
+
+
+@pytest.mark.parametrize("count", [7, 21])
+def test_uniforms_are_uniform_and_uncorrelated(count: int) -> None:
+    draws = np.stack([uniforms(count, 3, "action", slot, step) for slot in range(20) for step in range(200)])
     assert draws.dtype == np.float64
     assert draws.min() >= 0.0
     assert draws.max() < 1.0
     assert stats.kstest(draws.ravel(), "uniform").pvalue > 0.001
-    correlation = np.corrcoef(draws.T) - np.eye(7)
+    correlation = np.corrcoef(draws.T) - np.eye(count)
     assert np.abs(correlation).max() < 4 / np.sqrt(len(draws))  # 4 standard errors
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -224,3 +225,61 @@ def test_the_rollout_is_left_as_it_was() -> None:
     advantages(given, gamma=0.9, gae_lambda=0.9, truncation="bootstrap", normalize=True)
     for now, then in zip((given.rewards, given.rollout.values, given.rollout.final_values), before, strict=True):
         assert np.array_equal(now, then)
+
+
+# Chunks: a step lasts k control steps, and gamma^k stands for gamma.
+
+
+def of_chunks(num_taken: list[list[int]], **fields: object) -> Rollout:
+    taken = np.array(num_taken, np.int32)
+    return make_rollout(*taken.shape, actions=np.zeros((*taken.shape, 21), np.float32), num_taken=taken, **fields)
+
+
+def test_the_discount_counts_control_steps() -> None:
+    """By hand: two full chunks of 3, success at the second control step of the third, then another episode."""
+    rollout = of_chunks(
+        [[3, 3, 2, 3]],
+        values=np.array([[0.5, 0.4, 0.3, 0.2]], np.float32),
+        last_values=np.array([0.1], np.float32),
+        terminated=np.array([[False, False, True, False]]),
+    )
+    given = scored(rollout, np.array([[0.0, 0.25, 1.0, 0.0]]))
+    found = advantages(given, gamma=0.9, gae_lambda=0.8, truncation="terminal")
+    g = 0.9**3
+    delta = [g * 0.4 - 0.5, 0.25 + g * 0.3 - 0.4, 1.0 - 0.3, g * 0.1 - 0.2]
+    second = delta[1] + g * 0.8 * delta[2]
+    expected = [delta[0] + g * 0.8 * second, second, delta[2], delta[3]]
+    np.testing.assert_allclose(found.advantages, expected, atol=1e-6)
+    np.testing.assert_allclose(found.returns - found.old_values, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("truncation", ["bootstrap", "terminal"])
+def test_a_horizon_within_a_chunk_discounts_by_what_was_taken(truncation: Truncation) -> None:
+    rollout = of_chunks(
+        [[3, 1]],
+        truncated=np.array([[False, True]]),
+        final_values=np.array([[0.0, 0.7]], np.float32),
+    )
+    found = advantages(scored(rollout, np.zeros((1, 2))), gamma=0.9, gae_lambda=1.0, truncation=truncation)
+    last = 0.9 * 0.7 if truncation == "bootstrap" else 0.0
+    np.testing.assert_allclose(found.advantages, [0.9**3 * last, last], atol=1e-6)
+
+
+def test_without_values_a_return_discounts_success_by_the_control_steps_before_it() -> None:
+    """Seven control steps to success, decided in chunks of 3, 1 or 7: rewards of a chunk are not discounted in it."""
+    for taken, before in (([3, 3, 1], 6), ([1] * 7, 6), ([7], 0)):
+        done = np.zeros((1, len(taken)), bool)
+        done[0, -1] = True
+        given = scored(of_chunks([taken], terminated=done), done.astype(np.float32))
+        found = advantages(given, gamma=0.9, gae_lambda=1.0, truncation="terminal")
+        assert found.advantages[0] == pytest.approx(0.9**before, rel=1e-6)
+
+
+def test_chunks_of_one_are_single_steps() -> None:
+    given = random_scored(seed=5, num_slots=4, num_steps=23, end_rate=0.2)
+    ones = np.ones(given.rewards.shape, np.int32)
+    other = Scored(
+        rollout=replace(given.rollout, num_taken=ones), rewards=given.rewards, breakdown=dict(given.breakdown)
+    )
+    one, two = (advantages(each, gamma=0.95, gae_lambda=0.9, truncation="bootstrap") for each in (given, other))
+    np.testing.assert_array_equal(one.advantages, two.advantages)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from builders import IMAGE_SIZE, INSTRUCTIONS, tiny_policy, weights
 from vlarl.errors import RunError
-from vlarl.imitation import ImitationStats, clone, learning_rate
+from vlarl.imitation import ImitationStats, _targets, clone, learning_rate
 from vlarl.policies.tiny.policy import TinyPolicy
 from vlarl.recipe.specs.learning import ImitationSpec
 from vlarl.types import Demonstrations, SuiteFacts
@@ -152,3 +153,13 @@ def test_actions_that_are_no_numbers_are_a_programmers_mistake(value: float) -> 
     given.actions[3, 2] = value
     with pytest.raises(AssertionError, match="finite"):
         clone(tiny_policy(), given, spec(), seed=1)
+
+
+def test_the_target_of_a_chunk_is_what_follows_and_then_the_last_step_again() -> None:
+    tokens = np.arange(5)[:, None] * 10 + np.arange(7)  # (5, 7), tens tell the step
+    given = replace(demonstrations(5), last_rows=np.array([2, 2, 2, 4, 4]))
+    found = _targets(tokens, given, np.array([0, 1, 2, 3, 4]), 3)
+    assert found.shape == (5, 21)
+    assert (found[:, ::7] // 10).tolist() == [[0, 1, 2], [1, 2, 2], [2, 2, 2], [3, 4, 4], [4, 4, 4]]
+    assert np.array_equal(found[0], tokens[:3].reshape(-1))
+    assert np.array_equal(_targets(tokens, given, np.array([3, 0]), 1), tokens[[3, 0]])

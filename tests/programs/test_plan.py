@@ -29,6 +29,7 @@ from vlarl.recipe.specs.policies import TinySpec
 
 ROOT = Path(vlarl.__file__).parents[2]
 GOAL = shipped_recipes()["libero_goal"]
+OFT = ("policy.kind=openvla_oft", "policy.checkpoint=anywhere", "policy.gradient_checkpointing=false")
 TERA, GIGA, MEGA = 1e12, 1e9, 1e6
 
 
@@ -210,15 +211,20 @@ def test_memory_of_full_fine_tuning_is_the_published_one() -> None:
     assert total == near(120.7, 0.01)
 
 
-@pytest.mark.parametrize(("num_gpus", "fits"), [(1, False), (4, True), (8, True)])
-def test_full_fine_tuning_needs_several_gpus(num_gpus: int, fits: bool) -> None:
-    plan = planned("policy.lora=null", "policy.gradient_checkpointing=true", num_gpus=num_gpus)
-    assert plan.fits is fits
-    assert planned("policy.lora=null", num_gpus=num_gpus).fits is fits
+@pytest.mark.parametrize("num_gpus", [1, 4, 8])
+def test_full_fine_tuning_needs_one_gpu_that_holds_it_all(num_gpus: int) -> None:
+    """Training shards no weights, so more GPUs of one size do not help."""
+    full = ("policy.lora=null", "policy.gradient_checkpointing=true")
+    assert planned(*full, gpu="192GB", num_gpus=num_gpus).fits
+    small = planned(*full, num_gpus=num_gpus)
+    assert not small.fits
+    assert small.change is not None
+    assert any("policy.lora" in word for word in small.change.overrides)
 
 
-def test_adapters_are_not_sharded() -> None:
-    one, four = ({i.name: i.bytes for i in planned(num_gpus=n).memory[0].items} for n in (1, 4))
+@pytest.mark.parametrize("lora", [(), ("policy.lora=null",)])
+def test_weights_are_not_sharded(lora: tuple[str, ...]) -> None:
+    one, four = ({i.name: i.bytes for i in planned(*lora, num_gpus=n).memory[0].items} for n in (1, 4))
     assert one["weights"] == four["weights"]
     assert one["optimizer"] == four["optimizer"]
     assert one["KV cache"] == 4 * four["KV cache"]
@@ -545,3 +551,39 @@ def test_the_documents_show_what_is_printed() -> None:
     assert block is not None
     # The first line holds the recipe's hash, which every new field of the recipe language changes.
     assert block[1].splitlines()[1:] == plan_text(planned(gpu="24GB")).splitlines()[1:]
+
+
+# OpenVLA-OFT: every token of a chunk from one forward
+
+
+def test_a_chunk_costs_a_prefill_and_its_columns() -> None:
+    """A forward of 1 + 256 + 32 + 7 x 8 + 1 = 346 columns; nothing is cached and nothing decoded step by step."""
+    plain, chunked = planned(), planned(*OFT)
+    assert chunked.prompt_tokens == plain.prompt_tokens == 289
+    per_column = 2 * PUBLISHED.language.layers
+    more = 57 * per_column
+    assert plain.work.chunk == 1
+    assert chunked.work.chunk == 8
+    own = chunked.work.decision_flops
+    before = openvla_costs(PUBLISHED, adapters=None, checkpointing=False, text_tokens=32).prompt_flops
+    assert own - before == near(more, 0.02)  # the rest is attention
+    names = {item.name for item in chunked.memory[0].items}
+    assert "KV cache" not in names
+    assert "KV cache" in {item.name for item in plain.memory[0].items}
+
+
+def test_a_chunk_multiplies_env_steps_and_not_updates() -> None:
+    plain, chunked = planned().work, planned(*OFT).work
+    assert chunked.rollout_steps == 8 * plain.rollout_steps
+    assert chunked.env_steps == 8 * plain.env_steps
+    assert chunked.updates == plain.updates
+    assert chunked.evaluation_episodes == plain.evaluation_episodes
+    text = plan_text(planned(*OFT))
+    assert "a decision for 8 env steps" in text
+    assert "56 positions x 256 rows" in json.dumps(planned(*OFT).as_data())
+
+
+def test_a_chunk_of_one_is_still_one_forward() -> None:
+    one = planned(*OFT, "policy.chunk=1")
+    assert one.work.env_steps == planned().work.env_steps
+    assert "KV cache" not in {item.name for item in one.memory[0].items}

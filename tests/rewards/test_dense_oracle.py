@@ -59,3 +59,13 @@ def test_the_length_says_how_near_is_near(length: float) -> None:
         )
     )
     assert found[0, 0] == pytest.approx(1.0 - np.exp(-1.0))
+
+
+def test_over_a_chunk_the_potential_is_discounted_by_its_control_steps() -> None:
+    """As in the advantages, so that over an episode it telescopes to -Phi(first)."""
+    taken = np.array([[3, 3, 2, 3, 3]], np.int32)
+    given = rollout(num_taken=taken)
+    found = reward().score(given)
+    expected = [0.9**3 * 0.4 - 0.2, 0.9**3 * 0.6 - 0.4, -0.6, 0.9**3 * 0.3 - 0.1, 0.9**3 * 0.5 - 0.3]
+    np.testing.assert_allclose(found, 2.0 * np.array([expected]), atol=1e-6)
+    assert float(found[0, :3] @ [1.0, 0.9**3, 0.9**6]) == pytest.approx(-2.0 * 0.2, abs=1e-6)

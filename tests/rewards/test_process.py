@@ -146,3 +146,50 @@ def test_the_digest_of_the_model_is_known_to_the_run() -> None:
     assert rewards.digests == {"process": "d" * 64}
     scored = rewards.score(rollout())
     assert list(scored.breakdown) == ["success", "process"]
+
+
+def of_chunks(**fields: Any) -> Rollout:
+    """The rollout above in chunks of 3: slot 0 succeeds at the second control step of its third chunk."""
+    taken = np.array([[3, 3, 2, 3, 3], [3, 3, 3, 1, 3]], np.int32)
+    return rollout(
+        actions=np.zeros((2, 5, 21), np.float32),
+        num_taken=taken,
+        episode_steps=np.array([[0, 3, 6, 0, 3], [21, 24, 27, 30, 0]], np.int32),
+        **fields,
+    )
+
+
+def test_over_a_chunk_a_potential_is_discounted_by_its_control_steps() -> None:
+    found, g = reward().score(of_chunks()), 0.9**3
+    expected = [
+        [g * 0.4 - 0.2, g * 0.6 - 0.4, -0.6, g * 0.2 - 0.0, g * 0.4 - 0.2],
+        [g * 0.4 - 0.4, g * 0.8 - 0.4, g * 0.6 - 0.8, 0.9 * 1.0 - 0.6, g * 0.0 - 0.2],
+    ]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_sum_pays_each_control_step_of_a_chunk() -> None:
+    found = reward(mode="sum").score(of_chunks())
+    expected = [[3 * 0.2, 3 * 0.4, 2 * 0.6, 0.0, 3 * 0.2], [3 * 0.4, 3 * 0.4, 3 * 0.8, 1 * 0.6, 3 * 0.2]]
+    np.testing.assert_allclose(found, np.array(expected) / [[10], [20]], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("every", "scored"),
+    [(2, [[0, 1, 2, 3, 4], [0, 1, 2, 3, 4]]), (4, [[0, 2, 3], [0, 1, 3, 4]]), (9, [[0, 3], [0, 2, 4]])],
+)
+def test_every_nth_control_step_is_scored_by_the_first_decision_from_it_on(every: int, scored: list) -> None:
+    levels = np.array([(0.2, 0.4, 0.6, 0.0, 0.2), (0.4, 0.4, 0.8, 0.6, 0.2)])
+    held = [[max(column for column in row if column <= t) for t in range(5)] for row in scored]
+    found = reward(every=every).scores(of_chunks())
+    np.testing.assert_allclose(found, np.take_along_axis(levels, np.array(held), axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize(("previous", "back"), [(1, 1), (3, 1), (4, 2)])
+def test_the_earlier_picture_of_a_chunk_is_within_its_episode(previous: int, back: int) -> None:
+    """Slot 0 begins its second episode at column 3, which has no earlier picture; slot 1 was under way before."""
+    levels = np.array([(0.2, 0.4, 0.6, 0.0, 0.2), (0.4, 0.4, 0.8, 0.6, 0.2)])
+    first = [[0, 0, 0, 3, 3], [0, 0, 0, 0, 4]]
+    earlier = np.maximum(np.arange(5) - back, first)
+    found = reward(Brightness(previous), signal="promise").scores(of_chunks())
+    np.testing.assert_allclose(found, np.take_along_axis(levels, earlier, axis=1), atol=1e-6)

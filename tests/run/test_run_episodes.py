@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -108,3 +109,31 @@ def test_what_is_not_there_is_said(folder: Path) -> None:
     (folder / "000001.safetensors").unlink()
     with pytest.raises(AssetError, match="start of the episode is not kept"):
         read_episode(folder, 1, 0)
+
+
+# Chunks of two control steps: an episode of five takes three steps, the last of them cut.
+
+
+def chunked(iteration: int, episodes: tuple[Episode, ...]) -> Scored:
+    whole = scored(iteration, episodes)
+    pair = np.concatenate([whole.rollout.actions, whole.rollout.actions + 0.5], axis=2)  # (N, T, 14)
+    tokens = np.concatenate([whole.rollout.tokens] * 2, axis=2)
+    return replace(whole, rollout=replace(whole.rollout, actions=pair, tokens=tokens))
+
+
+def test_an_episode_of_chunks_has_the_actions_that_were_carried_out(tmp_path: Path) -> None:
+    write_episodes(tmp_path, 0, chunked(0, ()))
+    write_episodes(tmp_path, 1, chunked(1, (episode(0, 0, 2 * T + 3, 1), episode(1, 0, 1, 2))))
+    found = read_episode(tmp_path, 0, 0)
+    clock = np.arange(T + 2, dtype=np.float32)
+    assert found.rewards.tolist() == clock.tolist(), "four steps of the first iteration, two of the second"
+    assert found.tokens.shape == (T + 2, 14)
+    assert np.array_equal(found.log_probs, -clock)
+    carried_out = np.stack([clock / 1000, clock / 1000 + 0.5], axis=1).reshape(-1)[: 2 * T + 3].astype(np.float32)
+    assert found.actions.shape == (2 * T + 3, 7)
+    np.testing.assert_allclose(found.actions[:, 3], carried_out, atol=1e-7)
+    short = read_episode(tmp_path, 1, 0)
+    assert short.actions.shape == (1, 7)
+    assert short.rewards.tolist() == [100.0 + T + 2]
+    rows = read_rows(tmp_path)
+    assert [(row["length"], row["rewards"]["success"]) for row in rows] == [(2 * T + 3, 4.0 + 5.0), (1, 106.0)]

@@ -66,7 +66,7 @@ class Recipe(Section):
     )
     policy: Annotated[PartSpec, KindOf("policy", "tiny")] = Field(TinySpec(), description="The policy that is trained.")
     critic: Annotated[PartSpec, KindOf("critic", "shared")] = Field(
-        SharedCriticSpec(), description="The value function: one value per control step."
+        SharedCriticSpec(), description="The value function: one value per decision of the policy."
     )
     rewards: list[Annotated[PartSpec, KindOf("rewards")]] = Field(
         [SuccessRewardSpec()], min_length=1, description="Rewards that are added up; each kind at most once."
@@ -96,7 +96,7 @@ class Recipe(Section):
 
     @property
     def rollout_size(self) -> int:
-        """Control steps of one iteration, over all slots; of whole episodes what is expected."""
+        """Steps of one iteration, over all slots; of whole episodes the control steps that are expected."""
         rollout = self.train.rollout
         if rollout.kind == "episodes":
             return rollout.num_groups * rollout.group_size * rollout.num_steps

@@ -11,7 +11,7 @@ from vlarl.types import Rollout
 class DenseOracleReward:
     """Pays scale x (gamma x Phi(next) - Phi(present)) with Phi = exp(-distance / length), 0 after success.
 
-    The step at which an episode errors pays nothing.
+    The step at which an episode errors pays nothing. Where a step lasted k control steps, gamma is to the power of k.
     """
 
     name = "dense_oracle"
@@ -25,7 +25,7 @@ class DenseOracleReward:
         assert rollout.next_goal_distance is not None
         present, following = self._potential(rollout.goal_distance), self._potential(rollout.next_goal_distance)
         following[rollout.terminated] = 0.0
-        rewards = self._spec.scale * (self._gamma * following - present)
+        rewards = self._spec.scale * (rollout.discounts(self._gamma) * following - present)
         rewards[rollout.errored] = 0.0
         if rollout.active is not None:
             rewards[~rollout.active] = 0.0

@@ -14,9 +14,10 @@ from vlarl.types import Rollout
 class ProcessReward:
     """Scores every frame, or every n-th of an episode, in forwards over all slots at once.
 
-    ``sum`` pays scale x score / horizon at each step. ``potential`` pays scale x (gamma x Phi(next) - Phi(present)),
-    where Phi is the score, 0 after success, and that of the final observation at the horizon (Ng et al. 1999); the
-    step at which an episode errors pays nothing.
+    ``sum`` pays scale x score / horizon at each control step. ``potential`` pays scale x (gamma x Phi(next) -
+    Phi(present)), where Phi is the score, 0 after success, and that of the final observation at the horizon (Ng et al.
+    1999); the step at which an episode errors pays nothing. Of a step that lasted k control steps, ``sum`` pays k, and
+    gamma is to the power of k, as in the advantages.
     """
 
     name = "process"
@@ -30,9 +31,10 @@ class ProcessReward:
     def score(self, rollout: Rollout) -> np.ndarray:
         scores = self.scores(rollout)
         if self._spec.mode == "sum":
-            rewards = scores / self._horizons[rollout.tasks]
+            lasted = 1 if rollout.num_taken is None else rollout.num_taken
+            rewards = scores * lasted / self._horizons[rollout.tasks]
         else:
-            rewards = self._gamma * self._following(rollout, scores) - scores
+            rewards = rollout.discounts(self._gamma) * self._following(rollout, scores) - scores
             rewards[rollout.errored] = 0.0
         if rollout.active is not None:
             rewards[~rollout.active] = 0.0
@@ -44,7 +46,8 @@ class ProcessReward:
         """(N, T) float32 in [0, 1], held between the steps that are scored."""
         steps = rollout.episode_steps
         columns = np.broadcast_to(np.arange(steps.shape[1]), steps.shape)
-        scored = steps % self._spec.every == 0
+        # The first decision at or after each n-th control step.
+        scored = steps // self._spec.every > (steps - rollout.chunk) // self._spec.every
         scored[:, 0] = True  # what was scored before this rollout is not known in it
         slots, places = np.nonzero(scored)
         found = np.zeros(steps.shape, np.float32)
@@ -73,9 +76,13 @@ class ProcessReward:
         return following
 
     def _earlier(self, rollout: Rollout, slots: np.ndarray, places: np.ndarray, ahead: int = 0) -> np.ndarray:
-        """(n,) columns of the earlier pictures: within the episode, and within the rollout, which knows no others."""
-        first = np.maximum(places - rollout.episode_steps[slots, places], 0)
-        return np.clip(places + ahead - self._scorer.previous_frame, first, places)
+        """(n,) columns of the earlier pictures: within the episode, and within the rollout, which knows no others.
+
+        Between two decisions there is no picture: of a chunk it is the last one at least as far back.
+        """
+        first = np.maximum(places - rollout.episode_steps[slots, places] // rollout.chunk, 0)
+        back = -(-self._scorer.previous_frame // rollout.chunk)
+        return np.clip(places + ahead - back, first, places)
 
     def _judged(
         self, rollout: Rollout, images: np.ndarray, slots: np.ndarray, earlier: np.ndarray, places: np.ndarray

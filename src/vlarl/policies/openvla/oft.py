@@ -16,7 +16,11 @@ from vlarl.types import SuiteFacts
 
 
 class OpenVlaOftPolicy(OpenVlaPolicy):
-    """A decision is ``spec.chunk`` control steps, 7 tokens each, control step after control step."""
+    """A decision is ``spec.chunk`` control steps, 7 tokens each, control step after control step.
+
+    Its log-probability is the sum over all of them, those of control steps included that an episode's end left out:
+    given the prompt they are independent of what was carried out, so they add no bias to a gradient.
+    """
 
     def __init__(self, spec: OpenVlaSpec, *, suite: SuiteFacts, seed: int, trained: bool = True) -> None:
         assert isinstance(spec, OpenVlaOftSpec)
@@ -31,6 +35,10 @@ class OpenVlaOftPolicy(OpenVlaPolicy):
     def decode(self, tokens: np.ndarray) -> np.ndarray:
         """Actions (N, 7 K) float32 of the K control steps of a chunk, for tokens (N, 7 K)."""
         return self._codec.decode(tokens.reshape(-1, NUM_ACTION_TOKENS)).reshape(tokens.shape)
+
+    @property
+    def _num_action_columns(self) -> int:
+        return self.num_action_tokens + 1  # the token that ends the text
 
     def _build_decoder(self, model: OpenVlaModel) -> ActionDecoder:
         sizes = model.sizes

@@ -66,7 +66,7 @@ class OpenVlaPolicy:
             config,
             bucket=spec.prompt_bucket,
             num_visual_tokens=sizes.num_patches,
-            num_action_tokens=self.num_action_tokens,
+            num_action_tokens=self._num_action_columns,
         )
         self._images = ImageProcessor(
             pipeline=spec.images,
@@ -92,6 +92,11 @@ class OpenVlaPolicy:
         if on_gpu and autocast and spec.lora is not None:
             self._rounded = self.adapters.rounded("policy", self._dtype, within="language_model.")
         self._decoder = self._build_decoder(self.model)
+
+    @property
+    def _num_action_columns(self) -> int:
+        """Columns of the model's context that an action takes."""
+        return self.num_action_tokens
 
     def _build_decoder(self, model: OpenVlaModel) -> ActionDecoder:
         # A graph cannot read what autocast makes of fp32 masters, and a copy of all of them has no room.

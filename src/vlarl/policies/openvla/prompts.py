@@ -105,13 +105,25 @@ def load_prompts(
     num_visual_tokens: int = _NUM_VISUAL_TOKENS,
     num_action_tokens: int = NUM_ACTION_TOKENS,
 ) -> PromptEncoder:
-    """The encoder of a checkpoint folder whose ``config.json`` is ``config``. AssetError (R383)."""
+    """The encoder of a checkpoint folder whose ``config.json`` is ``config``. AssetError (R383).
+
+    RecipeError (R216) when picture and action leave no room for a prompt.
+    """
     vocabulary = int(config["text_config"]["vocab_size"]) - int(config["pad_to_multiple_of"])
+    context = int(config["llm_max_length"])
+    if num_visual_tokens + num_action_tokens >= context:
+        raise RecipeError(
+            f"{num_visual_tokens} tokens of the picture and {num_action_tokens} of the action leave no room for a "
+            f"prompt in the {context} that the model takes",
+            code="R216",
+            place=str(folder),
+            hint="choose a shorter `policy.chunk`",
+        )
     return PromptEncoder(
         load_tokenizer(folder),
         vocabulary=vocabulary,
         pad=int(config["pad_token_id"]),
-        max_length=int(config["llm_max_length"]) - num_visual_tokens - num_action_tokens,
+        max_length=context - num_visual_tokens - num_action_tokens,
         bucket=bucket,
         place=str(folder),
     )

@@ -100,7 +100,7 @@ class PpoSpec(Section):
 
 
 class RolloutSpec(Section):
-    """How much is collected in an iteration: control steps, or whole episodes in groups that begin alike."""
+    """How much is collected in an iteration: steps, or whole episodes in groups that begin alike."""
 
     kind: Literal["steps", "episodes"] = Field(
         "steps",
@@ -109,8 +109,8 @@ class RolloutSpec(Section):
     )
     num_steps: PositiveInt = Field(
         128,
-        description="`steps`: control steps per slot and iteration. `episodes`: the length of an episode that "
-        "`vlarl plan` reckons with.",
+        description="`steps`: steps per slot and iteration, each a decision of the policy: one control step, or "
+        "`policy.chunk` of them. `episodes`: the length in control steps of an episode that `vlarl plan` reckons with.",
     )
     group_size: PositiveInt = Field(8, description="`episodes`: episodes of a group; divides `suite.num_envs`.")
     num_groups: PositiveInt = Field(
