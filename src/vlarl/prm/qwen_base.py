@@ -10,18 +10,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
-from torch import nn
 
 from vlarl.digest import file_digest, json_digest
 from vlarl.errors import AssetError, RecipeError
 from vlarl.policies.openvla.folder import read_object
 from vlarl.policies.openvla.hub import SCHEME, pinned, resolve
 from vlarl.policies.openvla.layout import CONFIG, INDEX, read_tensors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 FAMILY = ("qwen2_vl", "qwen2_5_vl")  # by config.json's model_type
 TOKENIZER, PICTURES, ADAPTER = "tokenizer.json", "preprocessor_config.json", "adapter_config.json"
@@ -70,7 +72,7 @@ def open_base(reference: str) -> Base:
     )
 
 
-def load_network(base: Base, *, dtype: torch.dtype, device: torch.device) -> nn.Module:
+def load_network(base: Base, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     """The frozen network; AssetError R395 where the files give none with a head over its vocabulary."""
     from transformers import AutoModelForImageTextToText
     from transformers.utils import logging
@@ -92,7 +94,7 @@ def load_network(base: Base, *, dtype: torch.dtype, device: torch.device) -> nn.
     if absent:
         head = "a model without an image-text head, " if any(name.startswith("lm_head") for name in absent) else ""
         raise not_answering(base.folder, f"{head}whose weights lack {', '.join(absent[:3])}")
-    made: nn.Module = network.to(device)
+    made: PreTrainedModel = network.to(device)
     for parameter in made.parameters():
         parameter.requires_grad_(False)
     return made
@@ -121,7 +123,7 @@ class Pictures:
             ) from error
 
     def patches(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of (n, H, W, 3) uint8: patches of all frames one after the other (rows, D) float32, and (n, 3) int64 grids."""
+        """Patches (rows, D) float32 of (n, H, W, 3) uint8, frame after frame, and the frames' grids (n, 3) int64."""
         found = self._processor(images=list(images), input_data_format="channels_last", return_tensors="np")
         return found["pixel_values"], found["image_grid_thw"]
 

@@ -116,9 +116,10 @@ class _Prompts:
 
     def __init__(self, base: Base, spec: QwenVlPrmSpec, *, num_visual: int) -> None:
         self._place, self._tokenizer = base.folder / TOKENIZER, base.tokenizer
-        special = {word: self._tokenizer.token_to_id(word) for word in _SPECIAL}
-        if absent := [word for word, number in special.items() if number is None]:
+        found = {word: self._tokenizer.token_to_id(word) for word in _SPECIAL}
+        if absent := [word for word, number in found.items() if number is None]:
             raise unusable_tokenizer(self._place, f"it lacks the family's {', '.join(absent)}")
+        special = {word: int(number) for word, number in found.items() if number is not None}
         self._picture = special["<|image_pad|>"]
         seen = [special["<|vision_start|>"], *[self._picture] * num_visual, special["<|vision_end|>"]]
         earlier = [*self._ids(_EARLIER), *seen, *self._ids(_NOW)] if spec.previous_frame else []
@@ -139,9 +140,7 @@ class _Prompts:
             ids[number, : len(row)] = row
             valid[number, len(row) : width] = False
         ids[:, width:] = branches
-        return _Asked(
-            ids=ids, valid=valid, is_picture=ids == self._picture, branches=tuple(map(len, self._branches))
-        )
+        return _Asked(ids=ids, valid=valid, is_picture=ids == self._picture, branches=tuple(map(len, self._branches)))
 
     def check_image_token(self, number: int) -> None:
         """AssetError R383 where the network has another placeholder for pictures."""
@@ -192,9 +191,7 @@ def _attention(valid: Tensor, branches: tuple[int, ...]) -> Tensor:
 def _adapted(network: nn.Module, spec: LoraSpec, seed: int) -> dict[str, nn.Parameter]:
     """Adapters that change nothing yet, by the name of their layer; they alone are trained."""
     targets = _targets(network, spec)
-    config = LoraConfig(
-        r=spec.rank, lora_alpha=spec.alpha, lora_dropout=0.0, bias="none", target_modules=targets
-    )
+    config = LoraConfig(r=spec.rank, lora_alpha=spec.alpha, lora_dropout=0.0, bias="none", target_modules=targets)
     seed_torch(seed, "prm-init")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
