@@ -71,9 +71,7 @@ def test_a_warning_is_told_and_changes_nothing(tmp_path: Path, model: Path, hack
     result = run_it(tmp_path / "warned", model, "warn")
     events = [event for event in read_events(result.run.events) if event["kind"] == "iteration"]
     assert [bool(event["warnings"]) for event in events] == [False] * 3 + [True] + [False] * 3
-    assert events[3]["warnings"] == [
-        "over 4 iterations the process reward rose by 4.0 standard errors, success by 0.2"
-    ]
+    assert events[3]["warnings"] == ["over 4 iterations the process reward rose by 4.0 standard errors, success by 0.2"]
     assert [each["alarm"] for each in watched(result.run)] == [False] * 3 + [True] + [False] * 3
     weights = [each["weight"] for each in watched(result.run)]
     assert weights == pytest.approx([1.0 - 0.5 * i / 6 for i in range(7)])
@@ -134,9 +132,7 @@ def test_a_run_killed_between_alarm_and_stop_stops_when_it_is_resumed(
     assert caught.value.code == "X515"
 
 
-def test_a_schedule_is_spread_over_the_iterations_that_a_resume_then_cannot_change(
-    tmp_path: Path, model: Path
-) -> None:
+def test_a_schedule_is_spread_over_the_iterations_that_a_resume_then_cannot_change(tmp_path: Path, model: Path) -> None:
     from vlarl.errors import RecipeError
 
     begun = run_it(tmp_path / "begun", model, "warn", until=1)

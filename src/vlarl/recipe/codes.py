@@ -206,7 +206,7 @@ CODES: Mapping[str, Code] = MappingProxyType(
             "A resumed run computes what the run would have computed without a stop, so only what changes no number may "
             "differ: `name`, `run`, `train.iterations`, `suite.num_workers`, `suite.models_per_worker` and "
             "`suite.renderer`. Not even `train.iterations` with `ppo.lr_decay: linear` or "
-            "`train.final_temperature`, which are spread over them.",
+            "`train.final_temperature` or a reward's `final_weight`, which are spread over them.",
         ),
         "R221": Code(
             "checkpoint without a commit",
