@@ -54,8 +54,7 @@ class ProcessReward:
         if self._spec.mode == "sum":
             rewards = scores / self._horizons[rollout.tasks]
         else:
-            assert ends is not None
-            rewards = self._gamma * _following(rollout, scores, ends) - scores
+            rewards = self._gamma * _following(rollout, scores, ends or self._ends(rollout)) - scores
             rewards[rollout.errored] = 0.0
         if rollout.active is not None:
             rewards[~rollout.active] = 0.0
@@ -68,7 +67,7 @@ class ProcessReward:
         return self._scored(rollout)[0]
 
     def _scored(self, rollout: Rollout) -> tuple[np.ndarray, _Ends | None]:
-        """The same, and what follows the ends where the spec needs it."""
+        """The same, and what follows the ends where that was needed for it."""
         steps = rollout.episode_steps
         scored = steps % self._spec.every == 0
         scored[:, 0] = True  # what was scored before this rollout is not known in it
@@ -77,13 +76,12 @@ class ProcessReward:
         found[slots, places] = self._judged(
             rollout, rollout.images[slots, places], slots, self._earlier(rollout, slots, places), places
         )
-        interpolates = self._spec.between == "interpolate"
-        ends = self._ends(rollout) if interpolates or self._spec.mode == "potential" else None
-        if interpolates and ends is not None:
+        if self._spec.between == "interpolate":
+            ends = self._ends(rollout)
             return _interpolated(rollout, scored, found, ends), ends
         columns = np.broadcast_to(np.arange(steps.shape[1]), steps.shape)
         latest = np.maximum.accumulate(np.where(scored, columns, 0), axis=1)
-        return np.take_along_axis(found, latest, axis=1), ends
+        return np.take_along_axis(found, latest, axis=1), None
 
     def _ends(self, rollout: Rollout) -> _Ends:
         assert rollout.last_images is not None, "rollouts that are scored keep what follows their last step"
