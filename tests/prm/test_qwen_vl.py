@@ -12,9 +12,9 @@ import pytest
 import torch
 from build_trajectories import SIDE, trajectory, two_tasks
 from safetensors.torch import load_file, save_file
-from small_qwen import write_checkpoint
 from transformers import AutoModelForImageTextToText
 
+from small_qwen import write_checkpoint
 from vlarl import cli
 from vlarl.digest import file_digest
 from vlarl.errors import Exit
