@@ -25,9 +25,11 @@ from vlarl.prm.protocol import Views
 from vlarl.prm.qwen_base import Pictures, open_base
 from vlarl.prm.qwen_vl import QwenVlRewardModel
 from vlarl.prm.training import Trained, train_prm
-from vlarl.recipe.load import parse_recipe
+from vlarl.recipe.load import load_recipe, parse_recipe
 from vlarl.recipe.schema import Recipe
 from vlarl.recipe.specs.prm import QwenVlPrmSpec
+from vlarl.run.events import read_events
+from vlarl.train import train
 
 TEXTS = ("pick up the red cube", "pick up the small green cube and place it on the yellow plate")
 TOLERANCE = 2e-6  # measured in fp32: 2e-7
@@ -380,3 +382,20 @@ def test_another_base_is_refused(
     assert (ended.value.code, err.count("error[")) == (int(Exit.ENVIRONMENT), 1), err
     assert "error[R377]" in err
     assert before == file_digest(tmp_path / "prm" / "config.json")
+
+
+def test_it_rewards_a_run(made: tuple[Trained, list[float]], tmp_path: Path) -> None:
+    reward = f"{{kind: process, model: {made[0].folder}, every: 4, between: interpolate, device: cpu, batch_size: 8}}"
+    (tmp_path / "run.yaml").write_text(
+        f"suite: {{kind: tabletop, tasks: [reach_red], image_size: {SIDE}, num_envs: 2, num_workers: 1}}\n"
+        "policy: {kind: tiny, hidden_size: 32, num_layers: 1, num_heads: 2, num_keypoints: 16, num_visual_tokens: 2}\n"
+        "imitation: null\nppo: {minibatch_size: 8}\n"
+        "train: {iterations: 1, critic_warmup: 0, rollout: {kind: steps, num_steps: 8}}\n"
+        f"evaluation: {{every: 1, episodes: 1, videos: false}}\nrewards: [{{kind: success}}, {reward}]\n"
+    )
+    result = train(load_recipe(tmp_path / "run.yaml"), command=["test"], run_folder=tmp_path / "runs")
+    first = json.loads(result.run.manifest.read_text())["start"]
+    assert first["reward_models"] == {"process": made[0].digest}
+    [event] = [each for each in read_events(result.run.events) if each["kind"] == "iteration"]
+    assert event["reward"]["process"] != 0.0
+    assert event["ledger"]["score_seconds"] > 0.0
