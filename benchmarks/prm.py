@@ -1,9 +1,11 @@
 """Process reward models: labelling rate without pictures, memory over size of the data, scoring in batches.
 
     python benchmarks/prm.py [--demos 8]
+    python benchmarks/prm.py --qwen CHECKPOINT [--image-size 224]
 
 Demonstrations are made up: 150 steps of 128 x 128 pixels each, as many of LIBERO's are. Memory is the peak of a process
-of its own that labels, pictures included. Scoring is the tiny model's at 64 pixels on one thread.
+of its own that labels, pictures included. Scoring is the tiny model's at 64 pixels on one thread; with ``--qwen`` that
+of a Qwen-VL checkpoint, on a GPU when there is one. `tools/small_qwen.py OUT --sizes 2b` writes one of random weights.
 """
 
 from __future__ import annotations
@@ -93,11 +95,34 @@ def scoring_rates(count: int, batch_size: int) -> tuple[float, float]:
     return rates[0], rates[1]
 
 
+def qwen_rates(checkpoint: Path, image_size: int, count: int, batch_size: int) -> None:
+    """Frames a second in forwards of one and of many, pictures included."""
+    from vlarl.prm.folder import probabilities
+    from vlarl.prm.protocol import Views
+    from vlarl.prm.qwen_vl import QwenVlRewardModel
+    from vlarl.recipe.specs.prm import QwenVlPrmSpec
+
+    model = QwenVlRewardModel(QwenVlPrmSpec(checkpoint=str(checkpoint)), image_size=image_size, seed=0)
+    images = np.random.default_rng(0).integers(0, 256, (count, image_size, image_size, 3), dtype=np.uint8)
+    views = Views(images=images, previous=None, instructions=["pick up the red cube"] * count)
+    for size in (1, batch_size):
+        probabilities(model, views, size)
+        started = perf_counter()
+        probabilities(model, views, size)
+        seconds = perf_counter() - started
+        print(f"{checkpoint.name}, {image_size} pixels, forwards of {size}: {count / seconds:.1f} frames/s")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--demos", type=int, default=8, help="demonstrations of the smaller data set")
     parser.add_argument("--label", nargs=2, type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--qwen", type=Path, metavar="CHECKPOINT", help="time scoring by a Qwen-VL checkpoint alone")
+    parser.add_argument("--image-size", type=int, default=224, help="pixels of the pictures that it scores")
     options = parser.parse_args()
+    if options.qwen:
+        qwen_rates(options.qwen, options.image_size, 64, 32)
+        return
     if options.label:
         print(json.dumps(label_all(*options.label)))
         return

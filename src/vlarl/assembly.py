@@ -108,12 +108,12 @@ def _build_reward(spec: PartSpec, recipe: Recipe, suite: Suite) -> Reward:
         return reward
     from vlarl.prm.folder import Meaning, check_meaning, load_reward_model
 
-    scorer = load_reward_model(Path(spec.model).expanduser())
+    scorer = load_reward_model(Path(spec.model).expanduser(), spec.device)
     conventions = suite.conventions
     wanted = Meaning(action=conventions.action, suite=recipe.suite.kind, image_size=conventions.image_size)
     check_meaning(scorer, wanted)
     horizons = [task.horizon for task in suite.tasks()]
-    reward = build(spec, scorer=scorer, gamma=recipe.ppo.gamma, horizons=horizons)
+    reward = build(spec, scorer=scorer, gamma=recipe.ppo.gamma, horizons=horizons, iterations=recipe.train.iterations)
     return reward
 
 

@@ -110,7 +110,7 @@ class Recorder:
         if iteration in self._recipe.run.batches:
             self._store_batch(iteration, batch)
         ledger = self._ledger(ledger, started)
-        event = _event(progress, iteration, scored, stats, ledger, digests, warnings) | _curriculum(self._parts)
+        event = _event(progress, iteration, scored, stats, ledger, digests, warnings) | _adaptive(self._parts)
         self._append(event)
         self._scalars.add(iteration + 1, _curves(event))
         return event
@@ -128,6 +128,7 @@ class Recorder:
             "reward_models": parts.rewards.digests,
             "optimizers": groups,
             "curriculum": parts.curriculum.state(),
+            "rewards": parts.rewards.state(),
             "progress": progress.state(),
             "recipe": self._recipe.model_dump_json(),
         }
@@ -191,6 +192,22 @@ class Recorder:
                 kept=f"checkpoint {path}",
                 hint=f"look at `vlarl report {self.run.path}`; `vlarl resume {self.run.path}` goes on all the same",
             )
+
+    def heed_alarm(self) -> None:
+        """End the run where an alarm of the newest iteration asks for it; RunError X515.
+
+        Before the iteration's own checkpoint, so that a run killed in between comes here again.
+        """
+        reason = self._parts.rewards.reason_to_stop
+        if reason is None:
+            return
+        path = self.checkpoint()
+        raise RunError(
+            f"the reward model is hacked, as it seems: {reason} (iteration {self.progress.iteration})",
+            code="X515",
+            kept=f"checkpoint {path}",
+            hint=f"look at `vlarl report {self.run.path}`; `vlarl resume {self.run.path}` goes on all the same",
+        )
 
     def _roll_back(self) -> None:
         """Policy, critic and optimizers as they were at the best evaluation; counters and curriculum go on."""
@@ -263,7 +280,7 @@ class Recorder:
         quiet = self.progress.quiet
         for text, holds in holding.items():
             quiet[text] = quiet.get(text, 0) + 1 if holds else 0
-        return [text for text in holding if quiet[text] == _QUIET_ITERATIONS]
+        return [text for text in holding if quiet[text] == _QUIET_ITERATIONS] + self._parts.rewards.warnings()
 
     def _ledger(self, ledger: dict[str, float], started: float) -> dict[str, float]:
         pool = self._pool.seconds()
@@ -273,6 +290,7 @@ class Recorder:
             "simulate_seconds": pool["simulate"],
             "render_seconds": pool["render"],
             "infer_seconds": ledger["infer_seconds"],
+            "score_seconds": ledger["score_seconds"],
             "update_seconds": ledger["update_seconds"],
             "record_seconds": now - started,
             "idle_seconds": pool["idle"],
@@ -326,6 +344,7 @@ def restore(parts: Parts, found: checkpoint.Checkpoint) -> Progress:
         )
     restore_weights(parts, found)
     parts.curriculum.load(state["curriculum"])
+    parts.rewards.load(state.get("rewards", {}))
     return Progress.from_state(state["progress"])
 
 
@@ -393,11 +412,12 @@ def _event(
     }
 
 
-def _curriculum(parts: Parts) -> dict[str, Any]:
-    """What the curriculum goes by from here on: number by task and bucket; nothing where it never changes."""
+def _adaptive(parts: Parts) -> dict[str, Any]:
+    """What the curriculum goes by from here on, by task and bucket, and the rewards whose weight an alarm watches."""
     names = [task.name for task in parts.suite.tasks()]
     found = {name: dict(zip(names, rows, strict=True)) for name, rows in parts.curriculum.summary().items()}
-    return {"curriculum": found} if found else {}
+    watched = parts.rewards.summary()
+    return ({"curriculum": found} if found else {}) | ({"watched": watched} if watched else {})
 
 
 def _curriculum_curves(event: Mapping[str, Any]) -> dict[str, Any]:
@@ -418,7 +438,9 @@ def _curves(event: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "rollout": {"success_rate": rate, "episode_length": event["episode_length"], "env_steps": event["env_steps"]},
         "curriculum": _curriculum_curves(event),
-        "reward": {name: {"mean": value} for name, value in event["reward"].items()},
+        "reward": {
+            name: {"mean": value, **event.get("watched", {}).get(name, {})} for name, value in event["reward"].items()
+        },
         "ppo": ppo,
         "critic": critic,
         "time": event["ledger"],

@@ -31,7 +31,7 @@ from vlarl.recipe.specs.policies import (
     SharedCriticSpec,
     TinySpec,
 )
-from vlarl.recipe.specs.prm import TinyPrmSpec
+from vlarl.recipe.specs.prm import QwenVlPrmSpec, TinyPrmSpec
 from vlarl.recipe.specs.rewards import DenseOracleRewardSpec, ProcessRewardSpec, SuccessRewardSpec
 from vlarl.recipe.specs.suites import LiberoSpec, SuiteSpec, TabletopSpec
 
@@ -52,7 +52,7 @@ BUILT_IN: Mapping[str, tuple[type[PartSpec], ...]] = MappingProxyType(
             SuccessBandCurriculumSpec,
             LearningProgressCurriculumSpec,
         ),
-        "prm": (TinyPrmSpec,),
+        "prm": (TinyPrmSpec, QwenVlPrmSpec),
     }
 )
 SECTIONS = tuple(BUILT_IN)

@@ -123,9 +123,9 @@ def rollout_curve(records: Sequence[Mapping[str, Any]]) -> list[tuple[int, int, 
 
 def ledger(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Seconds per stage over all iterations; ``other`` is what the trainer did besides the named stages."""
-    stages = ("simulate", "render", "infer", "update", "record", "idle", "total")
+    stages = ("simulate", "render", "infer", "score", "update", "record", "idle", "total")
     total = {stage: sum(float(_of(r, "ledger", f"{stage}_seconds") or 0.0) for r in records) for stage in stages}
-    named = total["infer"] + total["update"] + total["record"] + total["idle"]
+    named = total["infer"] + total["score"] + total["update"] + total["record"] + total["idle"]
     return {**total, "other": max(0.0, total["total"] - named)}
 
 

@@ -26,6 +26,7 @@ _CURVES = (  # title, section of the record, field
 _OF_THE_POLICY = {"approx_kl", "clip_fraction", "entropy", "policy_grad_norm"}
 _TRAINER = (
     ("decide (policy forward)", "s1", "infer"),
+    ("score by a reward model", "s6", "score"),
     ("update", "s2", "update"),
     ("wait for the simulator", "s4", "idle"),
     ("record", "s5", "record"),

@@ -128,12 +128,14 @@ class Training:
                     temperature=recipe.train.temperature_at(i),
                     ledger=ledger,
                 )
-            scored = share(parts.rewards.score(rollout), self.job.ranks)
+            scored = share(parts.rewards.score(rollout, i, ledger), self.job.ranks)
             batch = estimated(scored, recipe.ppo)
             stats = parts.ppo.update(batch, i)
             ledger["update_seconds"] = stats.seconds
             parts.curriculum.learn(scored.rollout)
+            parts.rewards.learn(scored)
             self._watcher.iteration(recorder.record(i, scored, batch, stats, ledger))
+            recorder.heed_alarm()
             if self._checkpoint_is_due():
                 recorder.checkpoint()
             self._evaluate_when_due(recorder)

@@ -163,6 +163,7 @@ def refuse_changes(before: Recipe, after: Recipe) -> None:
         if not any(difference.path == name or difference.path.startswith(f"{name}.") for name in RESUMABLE_FIELDS)
     ]
     spread = before.ppo.lr_decay != "none" or before.train.final_temperature is not None
+    spread = spread or any(getattr(reward, "final_weight", None) is not None for reward in before.rewards)
     if spread and before.train.iterations != after.train.iterations:
         changed.append("train.iterations")  # a decay is spread over them
     if changed:

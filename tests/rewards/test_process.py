@@ -193,3 +193,35 @@ def test_the_earlier_picture_of_a_chunk_is_within_its_episode(previous: int, bac
     earlier = np.maximum(np.arange(5) - back, first)
     found = reward(Brightness(previous), signal="promise").scores(of_chunks())
     np.testing.assert_allclose(found, np.take_along_axis(levels, earlier, axis=1), atol=1e-6)
+
+
+def test_scores_are_interpolated_to_the_next_one_and_to_the_end() -> None:
+    scorer = Brightness()
+    found = reward(scorer, every=2, between="interpolate").scores(rollout())
+    expected = [
+        # Success after step 2 has no picture, so nothing lies ahead of the score there; the rollout ends at 102.
+        [0.2, 0.4, 0.6, 0.0, (0.0 + 0.4) / 2],
+        # Scored at columns 0, 1 (step 8) and 3 (step 10); the final picture of step 11 is white.
+        [0.4, 0.4, 0.5, 0.6, 0.2],
+    ]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert [count for count, _ in scorer.asked] == [7, 2, 1]
+
+
+def test_interpolation_reaches_for_the_final_picture_of_a_truncated_episode() -> None:
+    found = reward(every=4, between="interpolate").scores(rollout())
+    # Slot 1 is scored at column 0 (step 7, 0.4), column 1 (step 8, 0.4), and at the end of step 10 (1.0).
+    np.testing.assert_allclose(found[1, :4], [0.4, 0.4, 0.4 + 0.6 / 3, 0.4 + 2 * 0.6 / 3], atol=1e-6)
+
+
+def test_interpolation_counts_the_control_steps_of_a_chunk() -> None:
+    steps = np.array([[0, 4, 8, 0, 4], [0, 4, 8, 12, 0]], np.int32)
+    taken = np.array([[4, 4, 2, 4, 4], [4, 4, 4, 1, 4]], np.int32)
+    found = reward(every=8, between="interpolate").scores(rollout(episode_steps=steps, num_taken=taken))
+    np.testing.assert_allclose(found[0], [0.2, 0.4, 0.6, 0.0, 0.4 / 2], atol=1e-6)
+    np.testing.assert_allclose(found[1, 2:4], [0.8, 0.8 + 0.2 * 4 / 5], atol=1e-6)
+
+
+def test_every_step_scored_leaves_nothing_to_interpolate() -> None:
+    plain, lines = (reward(between=between, mode="sum").score(rollout()) for between in ("hold", "interpolate"))
+    assert np.array_equal(plain, lines)

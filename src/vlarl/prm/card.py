@@ -43,6 +43,7 @@ def card_text(card: Mapping[str, Any]) -> str:
         f"Kind `{card['prm']['kind']}`, trained for {training['updates']} updates on {training['examples']} labelled "
         f"steps of {training['trajectories']} trajectories; judged on {report['examples']} labelled steps of "
         f"{report['trajectories']} others. Camera: {data['camera']['suite']}, {data['camera']['image_size']} pixels.",
+        *([f"Adapters on `{card['base']['name']}`, `{card['base']['sha256'][:12]}`."] if "base" in card else []),
         "",
         "Figures are on held-out trajectories, with 95 % intervals from resampling trajectories. *AUC*, *average "
         "precision* and *ECE* are of the promise, whether a step leads to a keyframe of the task. *Order* is the "

@@ -14,11 +14,14 @@ from pydantic import ValidationError
 from vlarl import registry
 from vlarl.digest import bytes_digest, file_digest, json_digest
 from vlarl.errors import AssetError
-from vlarl.prm.protocol import QUESTIONS, RewardModel, Views
+from vlarl.prm.protocol import QUESTIONS, OnBase, RewardModel, Views
+from vlarl.recipe.schema import hashed_values
 from vlarl.recipe.specs.base import PartSpec
+from vlarl.recipe.specs.prm import Device, PrmSpec
 from vlarl.run.files import write_json, write_synced, write_text
 
 WEIGHTS, CONFIG, CARD, CARD_TEXT, COMPLETE = "model.safetensors", "config.json", "card.json", "card.md", "COMPLETE"
+BASE = "base.json"  # where the base model of adapters is; may be edited when it has moved
 SCHEMA_VERSION = 1
 
 
@@ -65,7 +68,7 @@ def probabilities(model: RewardModel, views: Views, batch_size: int) -> np.ndarr
                 previous=None if views.previous is None else views.previous[rows],
                 instructions=views.instructions[rows],
             )
-            found.append(model.answer_logits(some).float().softmax(dim=-1)[..., 1].numpy())
+            found.append(model.answer_logits(some).float().softmax(dim=-1)[..., 1].cpu().numpy())
     return np.concatenate(found)
 
 
@@ -75,15 +78,18 @@ def write_reward_model(
     """Write everything into the existing ``folder``; returns the model's digest."""
     from safetensors.torch import save
 
-    weights = save({name: tensor.contiguous() for name, tensor in model.state_dict().items()})
+    weights = save({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()})
     config = {
         "schema_version": SCHEMA_VERSION,
-        "spec": spec.model_dump(mode="json"),
+        "spec": hashed_values(spec),
         **vars(meaning),
         "questions": list(QUESTIONS),
         "seed": seed,
         "weights": bytes_digest(weights),
     }
+    if isinstance(model, OnBase):
+        config["base"] = model.base_digest
+        write_json(folder / BASE, {"checkpoint": model.base_reference})
     digest = json_digest(config)
     write_synced(folder / WEIGHTS, weights)
     write_json(folder / CONFIG, config)
@@ -93,8 +99,8 @@ def write_reward_model(
     return digest
 
 
-def load_reward_model(folder: Path) -> FrozenRewardModel:
-    """AssetError R395 where ``folder`` is no reward model, R398 where it is a damaged one."""
+def load_reward_model(folder: Path, device: Device = "auto") -> FrozenRewardModel:
+    """AssetError R395 where ``folder`` is no reward model, R398 where it is a damaged one, R377 on another base."""
     if not (folder / COMPLETE).is_file():
         raise AssetError(
             f"{folder} is not a process reward model{_what_else(folder)}",
@@ -107,14 +113,26 @@ def load_reward_model(folder: Path) -> FrozenRewardModel:
         intact = json_digest(config) == (folder / COMPLETE).read_text().strip()
         intact = intact and file_digest(folder / WEIGHTS) == config["weights"]
         described, meaning = config["spec"], Meaning(**{name: config[name] for name in Meaning.__dataclass_fields__})
+        if "base" in config:
+            described = {**described, "checkpoint": json.loads((folder / BASE).read_text())["checkpoint"]}
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise _damaged(folder, str(error)) from error
     if not intact:
         raise _damaged(folder, "a file differs from its digest")
     spec = _spec(folder, described)
+    if isinstance(spec, PrmSpec):
+        spec = spec.model_copy(update={"device": device})
     from safetensors.torch import load_file
 
     model: RewardModel = registry.build(spec, image_size=meaning.image_size, seed=config["seed"])
+    if isinstance(model, OnBase) and model.base_digest != config["base"]:
+        raise AssetError(
+            f"the reward model {folder} was trained on {config['base'][:12]}, and {model.base_name} is "
+            f"{model.base_digest[:12]}",
+            code="R377",
+            place=str(folder / BASE),
+            hint=f"put the base checkpoint back, or name in {BASE} where it is now",
+        )
     model.load_state_dict(load_file(folder / WEIGHTS))
     model.train(False)
     for parameter in model.parameters():

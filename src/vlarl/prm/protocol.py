@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -43,3 +43,12 @@ class RewardModel(Protocol):
     def load_state_dict(self, tensors: Mapping[str, Any]) -> Any: ...
 
     def train(self, mode: bool = True) -> Any: ...
+
+
+@runtime_checkable
+class OnBase(Protocol):
+    """A reward model whose state is a change to a base model, which is named and never stored with it."""
+
+    base_digest: str
+    base_reference: str  # where it is found again
+    base_name: str  # for people

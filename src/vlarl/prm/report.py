@@ -14,19 +14,25 @@ from vlarl.prm.labelling import NO_VERDICT, POSITIVE, SOURCES, Examples
 from vlarl.prm.metrics import auc, average_precision, calibration_error, estimate, order_correlation, reliability
 from vlarl.prm.protocol import QUESTIONS, RewardModel, Views
 
-_BATCH = 128
+BATCH = 128  # frames in one forward
 ViewsOf = Callable[[np.ndarray, np.ndarray], Views]  # frames (n,), instructions (n,)
 
 
 def held_out_report(
-    model: RewardModel, views: ViewsOf, labels: LabelSet, held_out: np.ndarray, num_resamples: int, seed: int
+    model: RewardModel,
+    views: ViewsOf,
+    labels: LabelSet,
+    held_out: np.ndarray,
+    num_resamples: int,
+    seed: int,
+    batch_size: int = BATCH,
 ) -> dict[str, Any]:
     """Figures of the promise's verdicts and of both answers' order in time, over all tasks and per task."""
     mine = labels.examples.take(
         np.flatnonzero(held_out[labels.examples.trajectories] & (labels.examples.verdicts != NO_VERDICT))
     )
-    scores = _scored(model, views, mine.frames, mine.instructions)[:, 0].astype(np.float64)
-    orders = _orders(model, views, labels, held_out)
+    scores = _scored(model, views, mine.frames, mine.instructions, batch_size)[:, 0].astype(np.float64)
+    orders = _orders(model, views, labels, held_out, batch_size)
     tasks = []
     for task, instruction in enumerate(labels.instructions):
         rows = np.flatnonzero(mine.instructions == task)
@@ -45,17 +51,19 @@ def held_out_report(
     }
 
 
-def _scored(model: RewardModel, views: ViewsOf, frames: np.ndarray, instructions: np.ndarray) -> np.ndarray:
+def _scored(
+    model: RewardModel, views: ViewsOf, frames: np.ndarray, instructions: np.ndarray, batch_size: int
+) -> np.ndarray:
     """(n, 2); pictures of one batch in memory at a time."""
     found = [np.empty((0, len(QUESTIONS)), np.float32)]
-    for start in range(0, len(frames), _BATCH):
-        rows = slice(start, start + _BATCH)
-        found.append(probabilities(model, views(frames[rows], instructions[rows]), _BATCH))
+    for start in range(0, len(frames), batch_size):
+        rows = slice(start, start + batch_size)
+        found.append(probabilities(model, views(frames[rows], instructions[rows]), batch_size))
     return np.concatenate(found)
 
 
 def _orders(
-    model: RewardModel, views: ViewsOf, labels: LabelSet, held_out: np.ndarray
+    model: RewardModel, views: ViewsOf, labels: LabelSet, held_out: np.ndarray, batch_size: int
 ) -> list[tuple[int, tuple[float, ...]]]:
     """Task, and each question's correlation with time, of every held-out success."""
     found = []
@@ -63,7 +71,7 @@ def _orders(
     for number in np.flatnonzero(held_out & rows["success"]).tolist():
         frames = np.arange(rows["first_frame"][number], rows["first_frame"][number] + rows["num_steps"][number])
         task = int(rows["instruction"][number])
-        scores = _scored(model, views, frames, np.full(len(frames), task))
+        scores = _scored(model, views, frames, np.full(len(frames), task), batch_size)
         found.append((task, tuple(order_correlation(scores[:, question]) for question in range(len(QUESTIONS)))))
     return found
 

@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaModel
 from vlarl.errors import RecipeError
 from vlarl.policies.tiny.tokenizer import BOS, PAD, VOCABULARY_SIZE, load_tokenizer
 from vlarl.policies.tiny.vision import KeypointEncoder
+from vlarl.prm.devices import chosen_device
 from vlarl.prm.protocol import QUESTIONS, Views
 from vlarl.recipe.specs.prm import TinyPrmSpec
 from vlarl.seeding import seed_torch
@@ -55,6 +56,8 @@ class TinyRewardModel(nn.Module):
         )
         self.head = nn.Linear(spec.hidden_size, _NUM_TOKENS, bias=False)
         nn.init.normal_(self.head.weight, std=_INIT_STD)
+        self._device = chosen_device(spec.device, auto="cpu")  # so small that a GPU would mostly wait for pictures
+        self.to(self._device)
 
     def answer_logits(self, views: Views) -> Tensor:
         """(N, 2, 2): question, then negative and positive token. RecipeError R216 for too long an instruction."""
@@ -62,12 +65,12 @@ class TinyRewardModel(nn.Module):
         embedded = self.language_model.embed_tokens(text)
         weights = valid.to(embedded.dtype)[..., None]
         meaning = (embedded * weights).sum(dim=1) / weights.sum(dim=1).sqrt()
-        seen = [
-            self.vision(_pixels(images), meaning) for images in (views.images, views.previous) if images is not None
-        ]
+        pictures = [images for images in (views.images, views.previous) if images is not None]
+        seen = [self.vision(_pixels(images).to(self._device), meaning) for images in pictures]
         assert len(seen) == 1 + (self.previous_frame > 0), "the pictures that the model was made for"
         visual = torch.cat(seen, dim=1)
-        questions = torch.arange(VOCABULARY_SIZE, VOCABULARY_SIZE + len(QUESTIONS)).expand(len(views), -1)
+        questions = torch.arange(VOCABULARY_SIZE, VOCABULARY_SIZE + len(QUESTIONS), device=self._device)
+        questions = questions.expand(len(views), -1)
         asked = self.language_model.embed_tokens(questions)
         # The questions come last and stand at one position, so that they cannot read each other.
         embeddings = torch.cat([embedded[:, :1], visual, embedded[:, 1:], asked], dim=1)
@@ -94,7 +97,7 @@ class TinyRewardModel(nn.Module):
         for position, row in enumerate(rows):
             text[position, : len(row)] = row
         valid = np.arange(width) < np.array([len(row) for row in rows])[:, None]
-        return torch.from_numpy(text), torch.from_numpy(valid)
+        return torch.from_numpy(text).to(self._device), torch.from_numpy(valid).to(self._device)
 
 
 @cache
@@ -113,8 +116,8 @@ def _attention(known: Tensor, num_questions: int, dtype: torch.dtype) -> Tensor:
     """(N, 1, K, K) additive mask: causal over the prompt's real tokens; each question sees the prompt and itself."""
     prompt = known.shape[1]
     total = prompt + num_questions
-    allowed = torch.ones(total, total, dtype=torch.bool).tril()
-    allowed[prompt:, prompt:] = torch.eye(num_questions, dtype=torch.bool)
+    allowed = torch.ones(total, total, dtype=torch.bool, device=known.device).tril()
+    allowed[prompt:, prompt:] = torch.eye(num_questions, dtype=torch.bool, device=known.device)
     columns = torch.cat([known, known.new_ones(len(known), num_questions)], dim=1)
     allowed = allowed[None] & columns[:, None, :]
     return torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]

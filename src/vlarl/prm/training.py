@@ -18,10 +18,10 @@ from vlarl.prm.card import card_text
 from vlarl.prm.dataset import FrameReader, LabelSet, new_folder, open_labels
 from vlarl.prm.folder import Meaning, write_reward_model
 from vlarl.prm.labelling import Examples
-from vlarl.prm.protocol import RewardModel, Views
-from vlarl.prm.report import held_out_report
+from vlarl.prm.protocol import OnBase, RewardModel, Views
+from vlarl.prm.report import BATCH, held_out_report
 from vlarl.recipe.schema import Recipe, hashed_values
-from vlarl.recipe.specs.prm import PrmTrainingSpec, TinyPrmSpec
+from vlarl.recipe.specs.prm import PrmSpec, PrmTrainingSpec
 from vlarl.seeding import apply_determinism, generator
 
 Progress = Callable[[int, float], None]
@@ -65,7 +65,7 @@ def train_prm(
     apply_determinism(recipe.determinism, recipe.train.torch_threads)
     labels = open_labels(labels_folder)
     spec = recipe.prm
-    assert isinstance(spec, TinyPrmSpec), spec.kind
+    assert isinstance(spec, PrmSpec), spec.kind
     held_out = hold_out(labels, spec.training.holdout, recipe.seed)
     camera = labels.manifest["camera"]
     with new_folder(out, "reward model") as temporary, labels.frames() as reader:
@@ -75,8 +75,12 @@ def train_prm(
         model.train()
         losses = fit(model, frames, chosen, spec.training, recipe.seed, progress)
         model.train(False)
-        report = held_out_report(model, frames.views, labels, held_out, spec.training.bootstrap, recipe.seed)
+        batch_size = min(BATCH, spec.training.micro_batch_size or BATCH)
+        report = held_out_report(
+            model, frames.views, labels, held_out, spec.training.bootstrap, recipe.seed, batch_size
+        )
         card = {
+            **_base_of(model),
             "data": {"labels": labels.digest, "sources": labels.manifest["sources"], "camera": camera},
             "labels": labels.manifest["labels"],
             "prm": hashed_values(spec),
@@ -131,30 +135,53 @@ def fit(
             order = np.concatenate([order, generator(seed, "prm-order", epoch).permutation(len(examples))])
             epoch += 1
         rows, order = order[: spec.batch_size], order[spec.batch_size :]
-        batch = examples.take(np.sort(rows))
-        loss = _loss(model, frames, batch, spec)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = _backward(model, frames, examples.take(np.sort(rows)), spec)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), spec.max_grad_norm)
-        if not (torch.isfinite(loss) and torch.isfinite(norm)):
+        if not (math.isfinite(loss) and torch.isfinite(norm)):
             raise RunError("the loss of the reward model is not a number", code="X520", hint="lower prm.training.lr")
         for group in optimizer.param_groups:
             group["lr"] = _learning_rate(spec, update)
         optimizer.step()
-        losses.append(loss.item())
+        losses.append(loss)
         progress(update, losses[-1])
     return losses
 
 
-def _loss(model: RewardModel, frames: Frames, batch: Examples, spec: PrmTrainingSpec) -> torch.Tensor:
-    """Negative log-likelihood of the answers, each weighted by its pseudo-reward, over the answers that are known."""
+def _backward(model: RewardModel, frames: Frames, batch: Examples, spec: PrmTrainingSpec) -> float:
+    """Gradients of the batch's loss, in forwards of a micro-batch; returns the loss."""
+    size = spec.micro_batch_size or len(batch)
+    counts = np.isfinite(_targets(batch)).sum(axis=0).clip(min=1)  # (questions,)
+    total = 0.0
+    for start in range(0, len(batch), size):
+        loss = _loss(model, frames, batch.take(np.arange(start, min(start + size, len(batch)))), counts, spec)
+        loss.backward()
+        total += loss.item()
+    return total
+
+
+def _targets(batch: Examples) -> np.ndarray:
+    """(B, questions): the pseudo-reward of each answer, NaN where it is unknown."""
+    return np.stack([np.where(batch.verdicts < 0, np.nan, batch.verdicts), batch.progress], axis=1)
+
+
+def _loss(
+    model: RewardModel, frames: Frames, batch: Examples, counts: np.ndarray, spec: PrmTrainingSpec
+) -> torch.Tensor:
+    """Negative log-likelihood of the answers, each weighted by its pseudo-reward, over ``counts`` known answers."""
     log_probs = model.answer_logits(frames.views(batch.frames, batch.instructions)).log_softmax(dim=-1)
-    targets = np.stack([np.where(batch.verdicts < 0, np.nan, batch.verdicts), batch.progress], axis=1)
-    known = torch.from_numpy(np.isfinite(targets))
-    wanted = torch.from_numpy(np.nan_to_num(targets).astype(np.float32))
+    targets = _targets(batch)
+    known = torch.from_numpy(np.isfinite(targets)).to(log_probs.device)
+    wanted = torch.from_numpy(np.nan_to_num(targets).astype(np.float32)).to(log_probs.device)
     each = -(wanted * log_probs[..., 1] + (1.0 - wanted) * log_probs[..., 0])  # (B, questions)
-    means = (each * known).sum(dim=0) / known.sum(dim=0).clamp(min=1)
+    means = (each * known).sum(dim=0) / torch.from_numpy(counts).to(log_probs.device)
     return means[0] + spec.progress_weight * means[1]
+
+
+def _base_of(model: RewardModel) -> dict[str, Any]:
+    if not isinstance(model, OnBase):
+        return {}
+    return {"base": {"name": model.base_name, "sha256": model.base_digest}}
 
 
 def _learning_rate(spec: PrmTrainingSpec, update: int) -> float:

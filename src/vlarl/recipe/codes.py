@@ -211,7 +211,8 @@ CODES: Mapping[str, Code] = _in_order(
             "A resumed run computes what the run would have computed without a stop, and a repetition what the run computed, "
             "so only what changes no number may differ: `name`, `run`, `train.iterations`, `suite.num_workers`, `suite.models_per_worker` and "
             "`suite.renderer`. Not even `train.iterations` with `ppo.lr_decay: linear` or "
-            "`train.final_temperature`, which are spread over them, and never for `vlarl reproduce`, which has `--iterations`.",
+            "`train.final_temperature` or a reward's `final_weight`, which are spread over them, and never for `vlarl "
+            "reproduce`, which has `--iterations`.",
         ),
         "R221": Code(
             "checkpoint without a commit",

@@ -179,7 +179,8 @@ OF_INPUTS: Mapping[str, Code] = MappingProxyType(
         ),
         "R377": Code(
             "another base checkpoint",
-            "The files at `policy.checkpoint` are not those the run started from, so what it trained does not fit them.",
+            "The files at `policy.checkpoint` are not those the run started from, so what it trained does not fit them; or "
+            "those that the adapters of a reward model belong to have changed. Where these are is in its base.json.",
         ),
         "R380": Code(
             "no statistics for the suite",
@@ -195,12 +196,13 @@ OF_INPUTS: Mapping[str, Code] = MappingProxyType(
         "R382": Code(
             "unusable image processor",
             "`preprocessor_config.json` of the checkpoint cannot be read, or asks for something else than a bicubic resize "
-            "and two normalisations of three channels.",
+            "and two normalisations of three channels; or, for a reward model, has patches of another size than the network.",
         ),
         "R383": Code(
             "unusable tokenizer",
             "The checkpoint has no `tokenizer.json`, or one that does not fit the model: BOS is token 1, and the lone `▁` "
-            "that stands before the action is token 29871 where the vocabulary is Llama's.",
+            "that stands before the action is token 29871 where the vocabulary is Llama's. A reward model needs its family's "
+            "special tokens, and two answers that are one token each (`prm.positive_answer`, `prm.negative_answer`).",
         ),
         "R390": Code(
             "no successful trajectory",
@@ -229,7 +231,7 @@ OF_INPUTS: Mapping[str, Code] = MappingProxyType(
         "R395": Code(
             "not a process reward model",
             "The folder was not written by `vlarl train-prm`, is not finished, or holds a model that cannot answer a question "
-            "about a picture.",
+            "about a picture. `prm.checkpoint` takes image-text models of the Qwen-VL family with their head.",
         ),
         "R396": Code(
             "another camera or action space",

@@ -49,6 +49,11 @@ OF_RUNS: Mapping[str, Code] = MappingProxyType(
             "no such EGL device",
             "MUJOCO_EGL_DEVICE_ID names a device that EGL does not list. EGL's numbers are not CUDA's.",
         ),
+        "E415": Code(
+            "no GPU",
+            "`device: cuda` asks for a GPU, and torch finds none: there is no driver, none is visible "
+            "(CUDA_VISIBLE_DEVICES), or torch is a build for CPUs. `device: auto` takes what there is.",
+        ),
         "E420": Code(
             "run in use",
             "Another process writes into the run folder, or runs the same evaluation into the same folder; the message "
@@ -97,6 +102,11 @@ OF_RUNS: Mapping[str, Code] = MappingProxyType(
             "worse than at step 0",
             "The regression guard (`evaluation.guard`) found the policy below the step-0 baseline beyond noise, and the "
             "recipe says `action: stop`. The checkpoint is kept; a resume goes on, and the guard starts anew.",
+        ),
+        "X515": Code(
+            "reward model hacked",
+            "The process reward rose over `alarm.window` iterations while success did not, and the reward says `action: "
+            "stop`. The checkpoint is kept; a resume goes on, and the alarm starts anew.",
         ),
         "X520": Code(
             "imitation is not a number",

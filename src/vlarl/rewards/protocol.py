@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from vlarl.rewards.alarm import HackingAlarm
 from vlarl.types import Rollout
 
 
@@ -27,6 +28,18 @@ class OfModel(Protocol):
 
     name: str
     digest: str
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """A reward whose weight changes over the run, and for whose abuse an alarm watches."""
+
+    name: str
+    alarm: HackingAlarm
+
+    def weight_at(self, iteration: int) -> float:
+        """The weight of an iteration, counted from 0, before the alarm's factor."""
+        ...
 
 
 class Scorer(Protocol):

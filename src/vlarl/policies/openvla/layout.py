@@ -82,7 +82,7 @@ def read_layout(folder: Path) -> Layout:
     statistics = config.get("norm_stats") or {}
     if (folder / STATISTICS).is_file():
         statistics = read_object(folder / STATISTICS, code="R372", hint=_HINT_AGAIN)
-    layout = Layout(folder=folder, config=config, statistics=statistics, tensors=_tensors(folder))
+    layout = Layout(folder=folder, config=config, statistics=statistics, tensors=read_tensors(folder))
     _check(layout)
     return layout
 
@@ -99,7 +99,8 @@ def _check(layout: Layout) -> None:
         raise _at(layout.folder / CONFIG, misfit(f"{CONFIG} has a value that cannot be used: {error}")) from error
 
 
-def _tensors(folder: Path) -> dict[str, StoredTensor]:
+def read_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """Where the tensors of any model's folder are; AssetError R370, R371, R372, R374."""
     if (folder / WEIGHTS).is_file():
         return dict(_stored(folder / WEIGHTS))
     if not (folder / INDEX).is_file():

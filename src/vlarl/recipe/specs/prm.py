@@ -15,6 +15,9 @@ from vlarl.recipe.specs.base import (
     PositiveInt,
     Section,
 )
+from vlarl.recipe.specs.policies import LoraSpec
+
+Device = Literal["auto", "cpu", "cuda"]
 
 
 class NegativesSpec(Section):
@@ -69,8 +72,13 @@ class LabelsSpec(Section):
 class PrmTrainingSpec(Section):
     """`vlarl train-prm`: next-token likelihood of the answers, then a report on held-out trajectories."""
 
+    unhashed_at_default: ClassVar[frozenset[str]] = frozenset({"micro_batch_size"})
+
     updates: PositiveInt = Field(800, description="Gradient steps.")
     batch_size: PositiveInt = Field(64, description="Labelled steps per gradient step.")
+    micro_batch_size: PositiveInt | None = Field(
+        None, description="Labelled steps per forward; gradients accumulate to a batch. Absent: the whole batch."
+    )
     lr: PositiveFloat = Field(1e-3, description="Peak learning rate (cosine decay after a linear warm-up).")
     warmup_updates: NonNegativeInt = Field(30, description="Linear learning-rate warm-up.")
     weight_decay: NonNegativeFloat = Field(0.01, description="AdamW weight decay.")
@@ -80,7 +88,22 @@ class PrmTrainingSpec(Section):
     bootstrap: NonNegativeInt = Field(500, description="Resamplings of held-out trajectories for the intervals.")
 
 
-class TinyPrmSpec(PartSpec):
+class PrmSpec(PartSpec):
+    """What every kind of reward model has."""
+
+    unhashed: ClassVar[frozenset[str]] = frozenset({"device"})
+
+    device: Device = Field(
+        "auto",
+        description="Where the model runs; `auto` takes a GPU when there is one, for kind `tiny` the CPU all the same.",
+    )
+    previous_frame: NonNegativeInt = Field(
+        0, description="Also show the picture of this many steps before; 0 shows the present one alone."
+    )
+    training: PrmTrainingSpec = Field(PrmTrainingSpec(), description="How it is trained and judged.")
+
+
+class TinyPrmSpec(PrmSpec):
     """A small vision-language model with the tiny policy's front end: picture and question in, one token out."""
 
     target: ClassVar[str] = "vlarl.prm.tiny_model:TinyRewardModel"
@@ -92,7 +115,27 @@ class TinyPrmSpec(PartSpec):
     num_keypoints: PositiveInt = Field(32, description="Spatial soft-max keypoints of the vision front end.")
     num_visual_tokens: PositiveInt = Field(4, description="Tokens a picture is projected to.")
     max_prompt_length: PositiveInt = Field(64, description="Longest instruction in tokens; a longer one is an error.")
-    previous_frame: NonNegativeInt = Field(
-        0, description="Also show the picture of this many steps before; 0 shows the present one alone."
+
+
+class QwenVlPrmSpec(PrmSpec):
+    """A vision-language model of the Qwen-VL family (Qwen2-VL, Qwen2.5-VL) with low-rank adapters.
+
+    The adapters are trained and stored; the base model is named, verified by its digest and never copied.
+    """
+
+    target: ClassVar[str] = "vlarl.prm.qwen_vl:QwenVlRewardModel"
+    unhashed: ClassVar[frozenset[str]] = frozenset({"device", "checkpoint"})
+
+    kind: Literal["qwen_vl"] = "qwen_vl"
+    checkpoint: str = Field(
+        description="Folder in Hugging Face layout, or hf://owner/name@commit; a reward model keeps its digest."
     )
-    training: PrmTrainingSpec = Field(PrmTrainingSpec(), description="How it is trained and judged.")
+    dtype: Literal["bfloat16", "float32"] = Field(
+        "bfloat16", description="Precision of the frozen weights and of the model's arithmetic."
+    )
+    lora: LoraSpec = Field(LoraSpec(vision=False), description="The adapters that are trained.")
+    positive_answer: str = Field("1", min_length=1, description="Text of the one token that answers yes.")
+    negative_answer: str = Field("0", min_length=1, description="Text of the one token that answers no.")
+    gradient_checkpointing: bool = Field(
+        True, description="Recompute each block in the backward pass instead of keeping its activations."
+    )

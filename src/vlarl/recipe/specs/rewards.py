@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from vlarl.recipe.specs.base import PartSpec, PositiveFloat, PositiveInt
+from vlarl.recipe.specs.base import Fraction, PartSpec, PositiveFloat, PositiveInt, Section
+from vlarl.recipe.specs.prm import Device
 
 
 class SuccessRewardSpec(PartSpec):
@@ -34,15 +35,36 @@ class DenseOracleRewardSpec(PartSpec):
     length: PositiveFloat = Field(0.1, description="Metres over which Phi falls by a factor of e.")
 
 
+class HackingAlarmSpec(Section):
+    """Watches for a policy that pleases the reward model and not the task: the reward rises, success does not."""
+
+    action: Literal["warn", "decay", "stop"] = Field(
+        "warn",
+        description="What an alarm does: a warning; the reward's weight is multiplied by `decay` from the next "
+        "iteration on; or the run ends, state kept.",
+    )
+    window: Annotated[int, Field(ge=4)] = Field(
+        20, description="Iterations that are compared, the later half with the earlier; the alarm needs so many."
+    )
+    decay: Fraction = Field(0.5, description="`action: decay`: factor on the weight at each alarm.")
+
+
 class ProcessRewardSpec(PartSpec):
     """Dense reward of a frozen process reward model, made by `vlarl train-prm`."""
 
     target: ClassVar[str] = "vlarl.rewards.process:ProcessReward"
-    unhashed: ClassVar[frozenset[str]] = frozenset({"model"})
+    unhashed: ClassVar[frozenset[str]] = frozenset({"model", "device"})
+    unhashed_at_default: ClassVar[frozenset[str]] = frozenset({"final_weight", "weight_share", "between", "alarm"})
 
     kind: Literal["process"] = "process"
     model: str = Field(description="Folder of the reward model. The run's hash chain begins with the model's digest.")
     weight: float = Field(1.0, description="Factor on this reward in the sum.")
+    final_weight: float | None = Field(
+        None, description="Factor after `weight_share` of the run, reached linearly; absent: the same all along."
+    )
+    weight_share: Fraction = Field(
+        1.0, description="Share of `train.iterations` over which the weight goes to `final_weight`."
+    )
     mode: Literal["potential", "sum"] = Field(
         "potential",
         description="`potential` pays ppo.gamma x Phi(next) - Phi(present) and leaves the best policy what it is; "
@@ -59,6 +81,26 @@ class ProcessRewardSpec(PartSpec):
     )
     clip: PositiveFloat | None = Field(None, description="Largest absolute reward of one step; null turns it off.")
     every: PositiveInt = Field(
-        1, description="Score every n-th step of an episode and hold the score in between; ends are always scored."
+        1, description="Score every n-th step of an episode; `between` says what the steps in between have."
+    )
+    between: Literal["hold", "interpolate"] = Field(
+        "hold",
+        description="The latest score, or the line from it to the next one; ends at the horizon and of the rollout are "
+        "scored too, before a success or an error the latest is held.",
     )
     batch_size: PositiveInt = Field(128, description="Frames scored in one forward.")
+    device: Device = Field(
+        "auto",
+        description="Where the reward model runs; `auto` takes a GPU when there is one, for kind `tiny` the CPU all "
+        "the same.",
+    )
+    alarm: HackingAlarmSpec = Field(
+        HackingAlarmSpec(), description="What happens when this reward rises and success does not."
+    )
+
+    def weight_at(self, iteration: int, iterations: int) -> float:
+        """The weight of an iteration, counted from 0, of so many."""
+        if self.final_weight is None:
+            return self.weight
+        done = iteration / max(1.0, self.weight_share * (iterations - 1))
+        return self.weight + (self.final_weight - self.weight) * min(1.0, done)
