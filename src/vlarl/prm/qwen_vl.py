@@ -127,7 +127,12 @@ class _Prompts:
         self._branches = [self._ids(_ASKED[question] + _ANSWER) for question in QUESTIONS]
         self.answers = (self._one(spec.negative_answer), self._one(spec.positive_answer))
         if self.answers[0] == self.answers[1]:
-            raise RecipeError("yes and no are the same token", code="R383", place="prm.positive_answer")
+            raise RecipeError(
+                f"«{spec.positive_answer}» answers both yes and no",
+                code="R383",
+                place="prm.positive_answer",
+                hint="choose two words that are one token each, `1` and `0` for example",
+            )
         self._known: dict[str, list[int]] = {}
 
     def of(self, views: Views) -> _Asked:
