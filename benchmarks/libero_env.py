@@ -121,6 +121,7 @@ class Vlarl:
         started = time.perf_counter()
         for slot in range(len(wishes)):
             self._pool._place(slot, self._assign(slot, 0), index=0)
+        self._pool._arrays.length[:] = 0  # else the steps of the episode before would be repeated
         self._pool._begin_all()
         settled = time.perf_counter()
         for step in range(STEPS):
