@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlarl.digest import file_digest
+from vlarl.errors import AssetError
 from vlarl.recipe.load import LoadedRecipe
 from vlarl.recipe.schema import Recipe
 from vlarl.run.installed import graphics_libraries
@@ -67,7 +69,8 @@ def assets_of(parts: Parts, recipe: Recipe) -> Assets:
     models = sorted(parts.rewards.digests.items())
     found += [{"kind": "reward model", "name": name, "sha256": digest} for name, digest in models]
     source = recipe.imitation.demonstrations if recipe.imitation else None
-    folder = Path(source).expanduser() if source else None
-    for path in demonstration_files(folder) if folder and folder.exists() else ():
-        found.append({"kind": "demonstrations", "name": path.name, "sha256": file_digest(path)})
+    if source:
+        with suppress(AssetError):  # the warm start tells of files that are missing, once the run has a manifest
+            for path in demonstration_files(Path(source).expanduser()):
+                found.append({"kind": "demonstrations", "name": path.name, "sha256": file_digest(path)})
     return tuple(found)
