@@ -40,12 +40,13 @@ def test_train_export_reload_evaluate(tmp_path: Path) -> None:
     assert events[0]["digests"]["parameters"] != events[1]["digests"]["parameters"]
 
     exported = export(run.path, format="openvla", out=tmp_path / "exported")
-    of_the_run = evaluate("libero_goal", checkpoint=str(run.path), episodes=1)
+    tasks = ["open_the_middle_drawer_of_the_cabinet"]
+    of_the_run = evaluate("libero_goal", checkpoint=str(run.path), tasks=tasks, episodes=1)
     found = evaluate(
         "libero_goal",
         checkpoint=str(exported.path),
         overrides=exported.settings,
-        tasks=["open_the_middle_drawer_of_the_cabinet"],
+        tasks=tasks,
         episodes=1,
         out=tmp_path / "found",
     )
