@@ -266,7 +266,7 @@ def test_a_signal_during_the_warm_start_stops(bench: Bench, tmp_path: Path) -> N
 
 
 def test_the_ledger_and_the_manifest_are_complete(uninterrupted: TrainingResult) -> None:
-    stages = ("simulate", "render", "infer", "update", "record", "idle", "total")
+    stages = ("simulate", "render", "infer", "score", "update", "record", "idle", "total")
     for event in steps(uninterrupted.run):
         assert set(event["ledger"]) == {f"{stage}_seconds" for stage in stages}
         assert event["ledger"]["total_seconds"] > 0

@@ -51,9 +51,13 @@ class Answer:
         return found
 
     def named(self) -> dict[tuple[str, str], str]:
-        """(kind, name) → what it can change, of all that differs and matters."""
-        found = self.document["differences"]
-        return {(one["kind"], one["name"]): one["changes"] for one in found if one["matters"]}
+        """(kind, name) → what it can change, of all that differs and matters.
+
+        Without the renderer's libraries: a process that has run other tests has loaded those of the other renderer too.
+        """
+        found = {(one["kind"], one["name"]): one["changes"] for one in self.document["differences"] if one["matters"]}
+        found.pop(("renderer", "libraries"), None)
+        return found
 
 
 def _run(folder: Path, recipe: str, *overrides: str) -> RunFolder:
