@@ -41,17 +41,22 @@ def actions(workers: int) -> np.ndarray:
     return wishes.astype(np.float32)
 
 
-def resident() -> dict[int, int]:
-    """Bytes by process, of this process's children."""
+def memory(field: str) -> dict[int, int]:
+    """Bytes by process, of this process's children; ``field`` is VmRSS (resident) or VmHWM (its peak)."""
     found = {}
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
             fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
         except OSError:
             continue
-        if int(fields["PPid"]) == os.getpid() and "VmRSS" in fields:
-            found[int(fields["Pid"])] = int(fields["VmRSS"].split()[0]) * 1024
+        if int(fields["PPid"]) == os.getpid() and field in fields:
+            found[int(fields["Pid"])] = int(fields[field].split()[0]) * 1024
     return found
+
+
+def largest(sizes: dict[int, int], processes: set[int]) -> float:
+    """MiB of the largest of ``processes``."""
+    return max(size for pid, size in sizes.items() if pid in processes) / 2**20
 
 
 class Libero:
@@ -62,7 +67,7 @@ class Libero:
         from libero.libero.benchmark import get_benchmark
         from libero.libero.envs import OffScreenRenderEnv, SubprocVectorEnv
 
-        before = set(resident())
+        before = set(memory("VmRSS"))
         benchmark = get_benchmark(suite)(0)
         row = benchmark.get_task(task)
         self._states = np.asarray(benchmark.get_task_init_states(task))
@@ -70,7 +75,7 @@ class Libero:
         options = {"bddl_file_name": path, "camera_heights": SIDE, "camera_widths": SIDE}
         self._envs = SubprocVectorEnv([lambda: OffScreenRenderEnv(**options)] * workers)
         self._workers = workers
-        self.processes = set(resident()) - before
+        self.processes = set(memory("VmRSS")) - before
 
     def episode(self, wishes: np.ndarray) -> tuple[float, float, np.ndarray]:
         """Seconds from the reset to the first settled look, seconds in all, and the last pictures, turned."""
@@ -86,9 +91,6 @@ class Libero:
         pictures = np.stack([each["agentview_image"][::-1, ::-1] for each in seen])
         return settled - started, time.perf_counter() - started, pictures
 
-    def memory(self) -> float:
-        return max(size for pid, size in resident().items() if pid in self.processes)
-
     def close(self) -> None:
         self._envs.close()
 
@@ -97,7 +99,7 @@ class Vlarl:
     """The pool, one slot a process so that both sides run the same number of episodes at a time."""
 
     def __init__(self, suite: str, task: int, workers: int, quality: str, renderer: str) -> None:
-        before = set(resident())
+        before = set(memory("VmRSS"))
         spec = LiberoSpec(
             name=suite,  # type: ignore[arg-type]
             tasks=[task],  # type: ignore[list-item]
@@ -112,7 +114,7 @@ class Vlarl:
         self._pool = Pool(spec, self._built.tasks(), SIDE, self._assign)
         self._pool.__enter__()
         self._pool.start()
-        self.processes = set(resident()) - before
+        self.processes = set(memory("VmRSS")) - before
 
     def _assign(self, slot: int, index: int) -> EpisodeSpec:
         return EpisodeSpec(task=0, split="eval", init=slot, seed=0)
@@ -128,9 +130,6 @@ class Vlarl:
             self._pool.send(0, wishes[:, step])
             self._pool.receive(0)
         return settled - started, time.perf_counter() - started, self._pool.observation(0).images.copy()
-
-    def memory(self) -> float:
-        return max(size for pid, size in resident().items() if pid in self.processes)
 
     def close(self) -> None:
         self._pool.__exit__(None, None, None)
@@ -155,7 +154,9 @@ def compare(chosen: argparse.Namespace) -> dict[str, Any]:
             resets[name].append(reset)
             rates[name].append(chosen.workers * STEPS / total)
             print(f"{name:>8} {rates[name][-1]:7.2f} env steps/s, reset {reset:6.2f} s", file=sys.stderr)
-    memory = {name: side.memory() / 2**20 for name, side in sides.items()}
+    resident, peak = (
+        {name: largest(memory(field), side.processes) for name, side in sides.items()} for field in ("VmRSS", "VmHWM")
+    )
     for side in sides.values():
         side.close()
     rate = {name: statistics.median(values) for name, values in rates.items()}
@@ -167,7 +168,8 @@ def compare(chosen: argparse.Namespace) -> dict[str, Any]:
         "renderer": chosen.renderer,
         "steps_per_second": rate,
         "reset_seconds": reset_seconds,
-        "mib_per_worker": memory,
+        "mib_per_worker": resident,
+        "peak_mib_per_worker": peak,
         "exact_over_libero": rate["exact"] / rate["libero"],
         "fast_over_libero": rate["fast"] / rate["libero"],
         "reset_libero_over_exact": reset_seconds["libero"] / reset_seconds["exact"],
