@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -159,5 +159,5 @@ def test_processes_record_what_one_does_and_in_the_jobs_order(tmp_path: Path) ->
 
 def test_a_process_that_dies_is_told_as_such() -> None:
     with pytest.raises(EnvironmentUnusable) as told, job_processes(1) as executor:
-        executor.submit(os._exit, 3).result()
+        executor.submit(signal.raise_signal, signal.SIGKILL).result()
     assert told.value.code == "E412"
