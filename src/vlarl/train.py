@@ -371,13 +371,16 @@ def _interruptible(job: Job) -> warmstart.Progress:
     """The watcher's progress, and an end to the warm start when a signal has come."""
     watcher, stop = job.watcher, job.stop
 
-    def cloned(update: int, loss: float) -> None:
+    def check() -> None:
         if stop.received is not None:
             raise Stopped(
                 f"stopped by {stop.received} during the warm start",
                 kept="nothing yet; recorded demonstrations stay in the cache",
                 hint="run the same command again, with --or-resume to use the same run folder",
             )
+
+    def cloned(update: int, loss: float) -> None:
+        check()
         watcher.warm_start.cloned(update, loss)
 
-    return replace(watcher.warm_start, cloned=cloned)
+    return replace(watcher.warm_start, cloned=cloned, waiting=check)

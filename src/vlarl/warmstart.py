@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -27,6 +29,7 @@ from vlarl.suites.protocol import Suite
 from vlarl.suites.recording import RecordingJob, RecordingResult, record_all
 
 _NUMERIC_PACKAGES = ("torch", "numpy", "mujoco", "transformers", "tokenizers")
+_POLL = 0.5  # seconds
 _WEIGHTS, _SUMMARY = "policy.safetensors", "summary.json"
 
 
@@ -47,6 +50,7 @@ class Progress:
     recorded: Callable[[RecordingResult], None] = lambda result: None
     cloned: Callable[[int, float], None] = lambda update, loss: None
     noted: Callable[[str], None] = lambda note: None  # about the demonstrations
+    waiting: Callable[[], None] = lambda: None  # twice a second, while another process makes the same
 
 
 def warm_start(
@@ -71,15 +75,24 @@ def warm_start(
         }
     )
     folder = cache / "warmstarts" / digest
-    if (folder / _SUMMARY).is_file():
-        summary = _load(policy, folder)
-        _note(summary, suite.conventions.image_size, progress)
-        return WarmStart(digest=digest, cached=True, demonstrations=demonstrations, summary=summary)
+    with _made_once(folder, folder / _SUMMARY, progress):
+        if (folder / _SUMMARY).is_file():
+            summary = _load(policy, folder)
+            _note(summary, suite.conventions.image_size, progress)
+            return WarmStart(digest=digest, cached=True, demonstrations=demonstrations, summary=summary)
+        summary = _cloned(policy, recipe, files, suite.conventions.image_size, progress)
+        _store(policy, folder, summary)
+    return WarmStart(digest=digest, cached=False, demonstrations=demonstrations, summary=summary)
+
+
+def _cloned(
+    policy: Policy, recipe: Recipe, files: Sequence[Path], image_size: int, progress: Progress
+) -> dict[str, Any]:
+    """Train ``policy`` on the demonstrations; what is to be told of it."""
+    spec = recipe.imitation
+    assert spec is not None
     dataset = load_demonstrations(
-        files,
-        image_size=suite.conventions.image_size,
-        suite_kind=recipe.suite.kind,
-        drop_noops=spec.drop_noops,
+        files, image_size=image_size, suite_kind=recipe.suite.kind, drop_noops=spec.drop_noops
     )
     data = {
         "steps": len(dataset),
@@ -87,11 +100,9 @@ def warm_start(
         "resized_from": list(dataset.resized_from),
         "files": [path.name for path in files],
     }
-    _note(data, suite.conventions.image_size, progress)
+    _note(data, image_size, progress)
     stats = clone(policy, dataset, spec, seed=recipe.seed, progress=progress.cloned)
-    summary = {**_summary(stats), **data}
-    _store(policy, folder, summary)
-    return WarmStart(digest=digest, cached=False, demonstrations=demonstrations, summary=summary)
+    return {**_summary(stats), **data}
 
 
 def obtain_demonstrations(
@@ -107,11 +118,12 @@ def obtain_demonstrations(
         **_environment(),
     }
     folder = cache / "demonstrations" / json_digest(wanted)
-    if not folder.is_dir():
-        temporary = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
-        with disk_errors(folder), _discarded_on_failure(temporary):
-            record_experts(spec, suite_spec, suite, seed, temporary, progress)
-            _publish(temporary, folder)
+    with _made_once(folder, folder, progress):
+        if not folder.is_dir():
+            temporary = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+            with disk_errors(folder), _discarded_on_failure(temporary):
+                record_experts(spec, suite_spec, suite, seed, temporary, progress)
+                _publish(temporary, folder)
     return folder
 
 
@@ -174,6 +186,42 @@ def _store(policy: Policy, folder: Path, summary: Mapping[str, Any]) -> None:
         )
         write_json(temporary / _SUMMARY, {**summary, "weights": file_digest(temporary / _WEIGHTS)})
         _publish(temporary, folder)
+
+
+@contextmanager
+def _made_once(folder: Path, done: Path, progress: Progress) -> Iterator[None]:
+    """One process at a time makes ``folder``, whose file ``done`` exists once it is made; the others wait for it.
+
+    The runs of a study begin together and share their warm start. On a file system without locks each makes its own.
+    """
+    if done.exists():
+        yield
+        return
+    with disk_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        stream = folder.with_name(f"{folder.name}.lock").open("w")
+    with stream:
+        told = False
+        while not _locked_or_impossible(stream.fileno()):
+            if not told:
+                progress.noted("another run makes the same warm start; waiting for it")
+                told = True
+            progress.waiting()
+            time.sleep(_POLL)
+        try:
+            yield
+        finally:
+            Path(stream.name).unlink(missing_ok=True)
+
+
+def _locked_or_impossible(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -263,6 +264,47 @@ def test_a_signal_during_the_warm_start_stops(bench: Bench, tmp_path: Path) -> N
         bench.train(tmp_path, "imitation.updates=149", watcher=Watcher(warm_start=Progress(cloned=stop)))
     [run] = find_runs(tmp_path)
     assert json.loads(run.manifest.read_text())["status"] == "stopped"
+
+
+def test_runs_that_begin_together_clone_once(bench: Bench, tmp_path: Path) -> None:
+    words = ["--set", f"run.cache={tmp_path / 'cache'}", "--set", "imitation.updates=20", "--display", "plain"]
+    command = [sys.executable, "-m", "vlarl", "sft", str(bench.recipe), *words, "--runs"]
+    both = [
+        subprocess.Popen([*command, str(tmp_path / name)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for name in ("one", "other")
+    ]
+    told = [process.communicate(timeout=300)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    assert sorted("from the cache" in text for text in told) == [False, True]
+    assert sorted("waiting for it" in text for text in told) == [False, True]
+    assert sum(text.count("recorded reach_red_demo") for text in told) == 1
+
+
+def test_a_run_that_waits_for_the_warm_start_of_another_can_be_stopped(bench: Bench, tmp_path: Path) -> None:
+    from vlarl.warmstart import Progress
+
+    cache, locked = tmp_path / "cache", []
+
+    def lock(update: int, loss: float) -> None:
+        [path] = (cache / "warmstarts").glob("*.lock")
+        locked.append(path)
+        _terminate()
+
+    with pytest.raises(Stopped):
+        bench.train(tmp_path, f"run.cache={cache}", watcher=Watcher(warm_start=Progress(cloned=lock)))
+    assert not locked[0].exists(), "a run that is stopped gives it back"
+    with locked[0].open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(Stopped):
+            bench.train(
+                tmp_path / "waits", f"run.cache={cache}", watcher=Watcher(warm_start=Progress(noted=_terminate))
+            )
+    [run] = find_runs(tmp_path / "waits")
+    assert json.loads(run.manifest.read_text())["status"] == "stopped"
+
+
+def _terminate(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_the_ledger_and_the_manifest_are_complete(uninterrupted: TrainingResult) -> None:
