@@ -122,11 +122,14 @@ class Console:
             with _rich_progress(what, total, done) as step:
                 yield step
             return
-        began = time.monotonic()
+        first: list[tuple[int, float]] = []
 
         def line(now: int, facts: Mapping[str, object]) -> None:
-            left = (time.monotonic() - began) / max(1, now - done) * (total - now)
-            self.say(f"{what} {now}/{total}  {_facts_text({**facts, 'eta': _duration(left)})}")
+            if not first:  # what came before it, the warm start for one, says nothing about a round
+                first.append((now, time.monotonic()))
+            rounds, seconds = now - first[0][0], time.monotonic() - first[0][1]
+            known = {"eta": _duration(seconds / rounds * (total - now))} if rounds else {}
+            self.say(f"{what} {now}/{total}  {_facts_text({**facts, **known})}")
             sys.stderr.flush()
 
         yield line

@@ -149,7 +149,7 @@ def outcome_notes(outcome: EvaluationOutcome) -> list[str]:
     """For stderr: which run was chosen, where the files are, whether errors spoil it."""
     notes = [outcome.chosen] if outcome.chosen else []
     notes += [f"passed over a checkpoint: {reason}" for reason in outcome.passed_over]
-    notes += [f"written to {outcome.path}"] if outcome.path else []
+    notes += [f"written to {outcome.path}" if outcome.path else "not written to a file; `--out DIR` does that"]
     notes += [f"{len(outcome.videos)} videos in {outcome.videos[0].parent}"] if outcome.videos else []
     if outcome.exit_status is not Exit.OK:
         errors, n = outcome.document["overall"]["errors"], outcome.document["overall"]["episodes"]

@@ -376,7 +376,7 @@ def _interruptible(job: Job) -> warmstart.Progress:
             raise Stopped(
                 f"stopped by {stop.received} during the warm start",
                 kept="nothing yet; recorded demonstrations stay in the cache",
-                hint="run the same command again, with --or-resume to use the same run folder",
+                hint="`vlarl resume` the run, or the same command again with --or-resume",
             )
 
     def cloned(update: int, loss: float) -> None:

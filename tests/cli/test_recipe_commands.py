@@ -15,6 +15,7 @@ import vlarl
 from vlarl import cli, cli_command
 from vlarl.console import Console, Display
 from vlarl.errors import Exit, RunError
+from vlarl.recipe.fields import documented
 from vlarl.recipe.load import load_recipe
 from vlarl.recipe.shipped import shipped_recipes
 
@@ -233,6 +234,34 @@ def test_init_writes_the_same_recipe_with_comments(vlarl_command: Any, name: str
     assert "vlarl validate mine.yaml" in done.err
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_init_comments_say_what_the_kinds_in_the_file_are(vlarl_command: Any, full: bool) -> None:
+    vlarl_command("init", "mine.yaml", "--from", "quickstart", *(["--full"] if full else []))
+    lines = Path("mine.yaml").read_text(encoding="utf-8").splitlines()
+    text = " ".join(line.strip().removeprefix("# ") for line in lines)
+    described = {field.path: field.description for field in documented()}
+    for line, path in {
+        "kind: tabletop": "suite[tabletop].kind",
+        "kind: tiny": "policy[tiny].kind",
+        "kind: shared": "critic[shared].kind",
+        "- kind: success": "rewards[success].kind",
+        "kind: uniform": "curriculum[uniform].kind",
+    }.items():
+        assert f"{described[path]} {line}" in text
+    assert "OpenVLA-OFT" not in text
+
+
+@pytest.mark.parametrize(
+    ("path", "takes"),
+    [
+        ("labels.smoothing", "takes: 1, 3, 5, 7 or 9"),
+        ("ppo.group_lr", "takes: mapping of text to number >= 0"),
+    ],
+)
+def test_explain_says_what_a_field_takes(vlarl_command: Any, path: str, takes: str) -> None:
+    assert takes in vlarl_command("explain", path).out
+
+
 def test_init_never_writes_over_a_file(vlarl_command: Any) -> None:
     assert vlarl_command("init").out == "quickstart.yaml\n"
     Path("quickstart.yaml").write_text("seed: 5\n", encoding="utf-8")
@@ -341,7 +370,7 @@ def test_progress_is_one_line_a_round_away_from_a_terminal(capsys: pytest.Captur
         step(2, {"success": "41/100", "kl": 0.01})
         step(3, {"success": "50/100"})
     lines = capsys.readouterr().err.splitlines()
-    assert lines == ["iteration 2/3  success 41/100  kl 0.01  eta 0s", "iteration 3/3  success 50/100  eta 0s"]
+    assert lines == ["iteration 2/3  success 41/100  kl 0.01", "iteration 3/3  success 50/100  eta 0s"]
     with Console("train", display=Display.none).progress("iteration", 3) as step:
         step(1, {})
     assert capsys.readouterr().err == ""

@@ -150,7 +150,7 @@ OF_RUNS: Mapping[str, Code] = MappingProxyType(
         ),
         "X575": Code(
             "stopped",
-            "The run stopped on a signal with a complete checkpoint; `vlarl resume` goes on from it.",
+            "The run stopped on a signal and says what it kept; `vlarl resume` goes on from its checkpoint, or from the beginning if the signal came before the first.",
         ),
         "D600": Code("drift", "A check found a difference from what was recorded."),
         "D601": Code(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import NoneType
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -152,6 +152,24 @@ def documented(section: type[Section] = Recipe, prefix: str = "", hashed: bool =
             yield from documented(shape.section, path, counts)
 
 
+def documented_path(path: str, data: Any) -> str:
+    """``Documented.path`` of the field at the dotted ``path`` of the recipe ``data``: `rewards.0.weight` there."""
+    section: type[Section] | None = Recipe
+    found, rest = "", path.split(".")
+    while rest:
+        part = rest.pop(0)
+        data = _child(data, part)
+        field = section.model_fields.get(part) if section is not None else None
+        shape = shape_of(field) if field is not None else Shape()
+        found = f"{found}.{part}" if found else part
+        if shape.is_list and rest:
+            data = _child(data, rest.pop(0))
+        section = shape.pick(data)
+        if shape.choices is not None and section is not None and rest:
+            found += f"[{registry.kind_of(section)}]"
+    return found
+
+
 def _from_docstring(section: type[Section] | None) -> str:
     """What a section says of itself, for the keys that only name it."""
     return (section.__doc__ or "").strip().partition("\n")[0] if section is not None else ""
@@ -179,8 +197,11 @@ def _type_text(annotation: Any, metadata: list[Any]) -> str:
         text = "mapping"
     elif annotation in _PLAIN:
         text = _PLAIN[annotation]
-    elif origin is not None and all(isinstance(arg, str) for arg in args):
+    elif origin is Literal:
         text = _either([str(arg) for arg in args])
+    elif origin is dict:
+        key, value = (_type_text(arg, []) for arg in args)
+        text = f"mapping of {key} to {value}"
     else:
         text = " or ".join(_type_text(arg, []) for arg in args)
     limits = _limits(metadata)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vlarl.errors import UsageError
-from vlarl.recipe.fields import documented
+from vlarl.recipe.fields import documented, documented_path
 from vlarl.recipe.generated import replace_text
 from vlarl.recipe.load import load_recipe
 from vlarl.recipe.shipped import SCHEMA_FILE, find_recipe, shipped_folder
@@ -24,13 +24,8 @@ def write_starter(source: str, destination: Path | None, *, full: bool, force: b
     if path.exists() and not force:
         hint = f"choose another name, or `vlarl init {path} --from {source} --force` to write over it"
         raise UsageError(f"`{path}` exists", code="U201", hint=hint)
-    described = {_kindless(field.path): field.description for field in documented()}
+    described = {field.path: field.description for field in documented()}
     header = f"# yaml-language-server: $schema={shipped_folder() / SCHEMA_FILE}\n"
     values = loaded.values(resolved=full)
-    replace_text(path, header + to_yaml(values, above=lambda p: described.get(_kindless(p))))
+    replace_text(path, header + to_yaml(values, above=lambda p: described.get(documented_path(p, values))))
     return path
-
-
-def _kindless(path: str) -> str:
-    parts = (part.partition("[")[0] for part in path.split("."))
-    return ".".join(part for part in parts if not part.isdecimal())
