@@ -227,7 +227,10 @@ def replay(
     run: RunArgument,
     episode: Annotated[str, typer.Argument(metavar="TASK:INIT", help="Episode of an evaluation.")],
     evaluation: Annotated[
-        Path | None, typer.Option("--evaluation", metavar="FILE", help="Its document; the run's newest when absent.")
+        Path | None,
+        typer.Option(
+            "--evaluation", metavar="FILE", help="Its document; the run's newest with that episode when absent."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Video to write.")] = None,
     runs: RunsOption = _RUNS,

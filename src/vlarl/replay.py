@@ -41,13 +41,13 @@ def replay(
     out: Path | None = None,
     runs: Path = Path("runs"),
 ) -> Replay:
-    """Replay episode ``TASK:INIT`` of a run's newest evaluation, or of the document ``evaluation``.
+    """Replay episode ``TASK:INIT`` of a run's newest evaluation that has it, or of the document ``evaluation``.
 
     Writes the video to ``out``, else into the run's ``videos`` folder. Raises DriftError when the episode does
     not end as it did then; the video shows what happened instead. AssetError R364: no such evaluation or episode.
     """
     folder = open_run(run, runs)
-    stored = read(evaluation or newest_evaluation(folder))
+    stored = read(evaluation) if evaluation else _newest_with(episode, evaluations(folder))
     trial, name = _find(stored, episode)
     suite = suite_of(stored.document)
     task = next(task for task in suite.tasks() if task.name == name)
@@ -73,9 +73,9 @@ def replay(
     )
 
 
-def newest_evaluation(run: RunFolder) -> Path:
-    """The document of the run's latest iteration; AssetError (R364) when there is none."""
-    found = sorted(run.evaluations.glob("*.json")) if run.evaluations.is_dir() else []
+def evaluations(run: RunFolder) -> list[Path]:
+    """Documents of the run's evaluations, latest iteration first; AssetError (R364) when there is none."""
+    found = list(run.evaluations.glob("*.json")) if run.evaluations.is_dir() else []
     if not found:
         raise AssetError(
             f"run {run.id} has no evaluation",
@@ -84,7 +84,18 @@ def newest_evaluation(run: RunFolder) -> Path:
             hint="make one with `vlarl eval --suite SUITE --checkpoint RUN`",
         )
     # Of one iteration the shortest name is the training's own; others carry a digest of their settings.
-    return max(found, key=lambda path: (read_document(path)["iteration"] or 0, -len(path.stem), path.stem))
+    return sorted(
+        found, key=lambda path: (read_document(path)["iteration"] or 0, -len(path.stem), path.stem), reverse=True
+    )
+
+
+def _newest_with(episode: str, documents: Sequence[Path]) -> Stored:
+    """The first that has the episode; the first of all where none has, so that its contents can be told."""
+    for path in documents:
+        stored = read(path)
+        if any(f"{stored.task_name(trial)}:{trial.spec.init}" == episode for trial in stored.trials):
+            return stored
+    return read(documents[0])
 
 
 def suite_of(document: Mapping[str, Any]) -> Suite:
@@ -132,6 +143,7 @@ def _find(stored: Stored, episode: str) -> tuple[Trial, str]:
 
 
 def _missing(stored: Stored, what: str, hint: str) -> AssetError:
+    hint += "; `--evaluation` names another document"
     return AssetError(f"{stored.path.name} has {what}", code="R364", place=str(stored.path), hint=hint)
 
 

@@ -11,7 +11,7 @@ from synthetic_run import make_run
 
 from vlarl.errors import AssetError, DriftError, UsageError
 from vlarl.evaluate import evaluate
-from vlarl.replay import newest_evaluation, replay, replay_json, replay_text
+from vlarl.replay import evaluations, replay, replay_json, replay_text
 from vlarl.results import Stored, document_text, read, write
 from vlarl.run.folder import RunFolder
 
@@ -51,6 +51,15 @@ def test_a_document_and_a_file_can_be_named(run: RunFolder, tmp_path: Path, stor
     assert (done.video, done.evaluation) == (tmp_path / "x" / "a.gif", stored.path)
 
 
+def test_a_newer_evaluation_without_the_episode_is_passed_over(run: RunFolder, stored: Stored) -> None:
+    part = [index for index, trial in enumerate(stored.trials) if stored.task_name(trial) == "push_green"]
+    episodes = [stored.document["episodes"][index] for index in part]
+    newer = {**stored.document, "iteration": 9, "episodes": episodes}
+    write(newer, [stored.trials[index] for index in part], run.evaluations, "tabletop_basic-000009")
+    assert replay(run.path, "lift_red:0").evaluation.stem == "tabletop_basic-000003"
+    assert replay(run.path, "push_green:0").evaluation.stem == "tabletop_basic-000009"
+
+
 def test_another_outcome_is_drift_and_the_video_shows_it(run: RunFolder, stored: Stored) -> None:
     still = [replace(trial, actions=np.zeros_like(trial.actions)) for trial in stored.trials]
     write(stored.document, still, run.evaluations, "tabletop_basic-000003")
@@ -88,8 +97,8 @@ def test_the_newest_evaluation_is_the_one_of_the_last_iteration(tmp_path: Path) 
     made = make_run(tmp_path, iterations=9, episodes=1)
     own = made.evaluations / "tabletop_basic-000009.json"
     (made.evaluations / "tabletop_basic-000009-sabc.json").write_bytes(own.read_bytes())
-    assert newest_evaluation(made) == own
+    assert evaluations(made)[0] == own
     for path in made.evaluations.iterdir():
         path.unlink()
     with pytest.raises(AssetError, match="no evaluation"):
-        newest_evaluation(made)
+        evaluations(made)
