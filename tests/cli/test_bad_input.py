@@ -371,7 +371,8 @@ def test_demonstrations_that_cannot_be_used(
     [run] = find_runs(Path("runs"))
     described = json.loads(run.manifest.read_text())
     assert (described["status"], described["outcome"]["error"]) == ("failed", code)
-    assert not Path("cache/warmstarts").exists()
+    assert not list(Path("cache").rglob("*.safetensors"))
+    assert not list(Path("cache").glob("warmstarts/*"))
 
 
 # The machine
