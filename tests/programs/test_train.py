@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,7 +32,7 @@ policy: {kind: tiny, hidden_size: 32, num_layers: 1, num_heads: 2, num_keypoints
 imitation: {num_episodes: 60, updates: 150, warmup_updates: 10, batch_size: 64, lr: 3e-3}
 ppo: {lr: 1e-4, minibatch_size: 32, epochs: 2, ratio_tolerance: 1e-4}
 train: {iterations: 6, critic_warmup: 1, rollout: {kind: steps, num_steps: 24}}
-evaluation: {every: 3, episodes: 3, videos: false}
+evaluation: {every: 3, episodes: 2, videos: false}
 run: {checkpoint_every: 2, keep: {last: 10}}
 determinism: strict
 """
@@ -65,6 +66,19 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 @pytest.fixture(scope="module")
 def uninterrupted(bench: Bench) -> TrainingResult:
     return bench.train(bench.folder / "uninterrupted")
+
+
+@pytest.fixture(scope="module")
+def stopped_at_four(bench: Bench) -> RunFolder:
+    return bench.train(bench.folder / "stopped", until=4).run
+
+
+@pytest.fixture
+def stopped(stopped_at_four: RunFolder, tmp_path: Path) -> RunFolder:
+    """A copy, so that a test may damage it, of a run with two iterations to go."""
+    shutil.copytree(stopped_at_four.path, tmp_path / stopped_at_four.path.name)
+    [run] = find_runs(tmp_path)
+    return run
 
 
 def steps(run: RunFolder) -> list[dict[str, Any]]:
@@ -121,7 +135,7 @@ def test_equal_recipes_give_equal_chains(bench: Bench, uninterrupted: TrainingRe
     assert again.last["overall"] == uninterrupted.last["overall"]
 
 
-@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_the_number_of_workers_changes_nothing(
     bench: Bench, uninterrupted: TrainingResult, tmp_path: Path, workers: int
 ) -> None:
@@ -144,9 +158,10 @@ def test_a_killed_worker_changes_nothing(bench: Bench, uninterrupted: TrainingRe
 
 
 @pytest.mark.parametrize("knob", ["seed=4", "ppo.clip=0.1", "ppo.truncation=bootstrap"])
-def test_one_knob_gives_another_chain(bench: Bench, uninterrupted: TrainingResult, tmp_path: Path, knob: str) -> None:
-    other = bench.train(tmp_path, knob, "evaluation.episodes=1")
-    assert chain_of(other.run)[-1] != chain_of(uninterrupted.run)[-1]
+def test_one_knob_gives_other_weights(bench: Bench, uninterrupted: TrainingResult, tmp_path: Path, knob: str) -> None:
+    other = bench.train(tmp_path, knob, "evaluation.episodes=1", until=3)
+    # The first link holds the recipe's hash, so the chain would differ even if the knob were never read.
+    assert steps(other.run)[2]["digests"]["parameters"] != steps(uninterrupted.run)[2]["digests"]["parameters"]
 
 
 def test_stopping_and_resuming_is_never_stopping(bench: Bench, uninterrupted: TrainingResult, tmp_path: Path) -> None:
@@ -199,7 +214,7 @@ def test_kill_9_loses_nothing(bench: Bench, uninterrupted: TrainingResult, tmp_p
     assert chain_of(resume(run, command=["test"]).run) == chain_of(uninterrupted.run)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_checkpoints_and_exits_75(
     bench: Bench, uninterrupted: TrainingResult, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -220,11 +235,8 @@ def damage_byte(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["byte", "truncated", "incomplete"])
-def test_a_damaged_checkpoint_is_passed_over(
-    bench: Bench, uninterrupted: TrainingResult, tmp_path: Path, damage: str
-) -> None:
-    half = bench.train(tmp_path, until=4)
-    newest = half.run.checkpoints / "000004"
+def test_a_damaged_checkpoint_is_passed_over(uninterrupted: TrainingResult, stopped: RunFolder, damage: str) -> None:
+    newest = stopped.checkpoints / "000004"
     if damage == "byte":
         damage_byte(newest / "policy.safetensors")
     elif damage == "truncated":
@@ -232,7 +244,7 @@ def test_a_damaged_checkpoint_is_passed_over(
     else:
         (newest / "COMPLETE").unlink()
     said: list[str] = []
-    whole = resume(half.run, command=["test"], watcher=Watcher(say=said.append))
+    whole = resume(stopped, command=["test"], watcher=Watcher(say=said.append))
     assert any("000004" in line for line in said)
     assert chain_of(whole.run) == chain_of(uninterrupted.run)
 
@@ -242,13 +254,12 @@ def test_or_resume_goes_on_with_the_unfinished_run(bench: Bench, tmp_path: Path)
     whole = bench.train(tmp_path, or_resume=True)
     assert whole.run.path == half.run.path
     assert len(find_runs(tmp_path)) == 1
-    assert bench.train(tmp_path, "train.iterations=2", or_resume=True).run.path != half.run.path
+    assert bench.train(tmp_path, "train.iterations=2", or_resume=True, until=0).run.path != half.run.path
 
 
-def test_a_run_in_use_is_refused(bench: Bench, tmp_path: Path) -> None:
-    half = bench.train(tmp_path, until=2)
-    with half.run.lock(), pytest.raises(EnvironmentUnusable) as refused:
-        resume(half.run, command=["test"])
+def test_a_run_in_use_is_refused(stopped: RunFolder) -> None:
+    with stopped.lock(), pytest.raises(EnvironmentUnusable) as refused:
+        resume(stopped, command=["test"])
     assert refused.value.code == "E420"
     assert str(os.getpid()) in refused.value.message
 
