@@ -12,32 +12,22 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import vlarl
+from vlarl.doctor_recipe import Check, Status, check_recipe
 from vlarl.errors import Exit, VlarlError
+from vlarl.plan_machine import this_machine
 from vlarl.recipe.load import load_recipe
 from vlarl.recipe.schema import Recipe, hashed_values
 from vlarl.recipe.shipped import find_recipe
 from vlarl.run import machine
 
-Status = Literal["ok", "warn", "fail"]
 SUPPORTED_PYTHON = ((3, 11), (3, 12))
 PROBE_SECONDS = 120  # a first import of torch from a cold network disk takes its time
 _GIB = 2**30
 _LEAST_DISK, _ENOUGH_DISK = _GIB // 4, 5 * _GIB
 _ENOUGH_SHARED = 64 * 2**20
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """One thing looked at."""
-
-    name: str
-    status: Status
-    found: str
-    why: str  # it matters
-    remedy: str | None = None  # where it is not ok
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +61,7 @@ def doctor(recipe: str | None = None, *, runs: Path = Path("runs")) -> Diagnosis
         check_cores(cores),
     ]
     if loaded is not None:
-        checks += check_recipe(loaded, cores)
+        checks += check_recipe(loaded, cores, this_machine())
     return Diagnosis(checks=tuple(checks), recipe=recipe)
 
 
@@ -232,26 +222,6 @@ def check_cores(cores: int) -> Check:
         why="simulators run beside the policy; with one core they take turns",
         remedy=None if cores >= 2 else "give the container or job more cores",
     )
-
-
-def check_recipe(recipe: Recipe, cores: int) -> list[Check]:
-    """What a recipe asks of the processor."""
-    suite, threads = recipe.suite, recipe.train.torch_threads
-    workers = Check(
-        name="workers",
-        status="ok" if suite.num_workers <= cores else "warn",
-        found=f"{suite.num_envs} slots on {suite.num_workers} workers, {cores} cores",
-        why="more simulator processes than cores only take turns; fewer leave cores idle while simulating",
-        remedy=None if suite.num_workers <= cores else f"--set suite.num_workers={cores}",
-    )
-    torch_threads = Check(
-        name="torch threads",
-        status="ok" if threads <= cores else "warn",
-        found=f"{threads} threads, {cores} cores",
-        why="the number of threads is part of the recipe, since it changes sums; too many slow the update down",
-        remedy=None if threads <= cores else f"--set train.torch_threads={cores} (this is then another recipe)",
-    )
-    return [workers, torch_threads]
 
 
 def usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:

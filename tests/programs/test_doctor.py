@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from small_openvla import Small, write_checkpoint
 from vlarl import doctor as doctor_module
 from vlarl.doctor import (
     Check,
@@ -19,7 +21,6 @@ from vlarl.doctor import (
     check_disk,
     check_packages,
     check_python,
-    check_recipe,
     check_renderer,
     check_shared_memory,
     check_user_site,
@@ -31,9 +32,13 @@ from vlarl.doctor import (
     read_lock,
     usable_cores,
 )
+from vlarl.doctor_recipe import check_recipe
 from vlarl.errors import Exit, RecipeError
+from vlarl.plan_machine import Machine, named_machine
 from vlarl.recipe.schema import Recipe
-from vlarl.recipe.specs.learning import TrainSpec
+from vlarl.recipe.specs.learning import ImitationSpec, TrainSpec
+from vlarl.recipe.specs.policies import OpenVlaSpec
+from vlarl.recipe.specs.rewards import ProcessRewardSpec
 from vlarl.recipe.specs.suites import TabletopSpec
 from vlarl.run import machine
 
@@ -193,8 +198,77 @@ def test_cores_heed_the_quota_of_a_container(tmp_path: Path) -> None:
     assert [check_cores(n).status for n in (1, 2)] == ["warn", "ok"]
 
 
+SMALL = Small(hidden=64, vision_width=32, vocabulary="small")
+CARD = Check(name="GPU", status="ok", found="", why="")
+CPU = Machine(device="cpu", num_gpus=0, gpu_bytes=None, gpu_name=None, host_bytes=24 * 10**9, origin="a test")
+
+
+def checks(recipe: Recipe, cores: int = 8, machine: Machine = CPU) -> dict[str, Check]:
+    return {check.name: check for check in check_recipe(recipe, cores, machine)}
+
+
 def test_a_recipe_that_asks_for_more_cores_than_there_are() -> None:
     recipe = Recipe(suite=TabletopSpec(num_workers=8), train=TrainSpec(torch_threads=4))
-    assert [check.status for check in check_recipe(recipe, 2)] == ["warn", "warn"]
-    assert [check.status for check in check_recipe(recipe, 8)] == ["ok", "ok"]
-    assert check_recipe(recipe, 2)[0].remedy == "--set suite.num_workers=2"
+    assert {name: check.status for name, check in checks(recipe, 2).items()} == {
+        "workers": "warn",
+        "torch threads": "warn",
+        "memory": "ok",
+    }
+    assert {check.status for check in checks(recipe, 8).values()} == {"ok"}
+    assert checks(recipe, 2)["workers"].remedy == "--set suite.num_workers=2"
+
+
+def test_a_recipe_that_needs_more_memory_than_there_is() -> None:
+    short = replace(CPU, host_bytes=10**8)
+    found = checks(Recipe(), machine=short)["memory"]
+    assert (found.status, "of 0.1 GB" in found.found) == ("warn", True)
+    assert "vlarl plan" in str(found.remedy)
+
+
+@pytest.mark.parametrize(("device", "status"), [("auto", "warn"), ("cuda", "fail"), ("cpu", None)])
+def test_a_large_policy_without_a_gpu(tmp_path: Path, device: Any, status: str | None) -> None:
+    write_checkpoint(tmp_path / "base", SMALL)
+    recipe = Recipe(policy=OpenVlaSpec(checkpoint=str(tmp_path / "base"), device=device))
+    found = checks(recipe)
+    assert (found["GPU"].status if "GPU" in found else None) == status
+    assert found["policy checkpoint"].status == "ok"
+    assert found["memory"].status == "ok", "the sizes are the folder's, not those of the published model"
+    assert checks(recipe, machine=named_machine("80GB", 2)).get("GPU", CARD).status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("values", "name", "said", "remedy"),
+    [
+        ({"policy": OpenVlaSpec(checkpoint="nowhere")}, "policy checkpoint", "nowhere", "hf://"),
+        (
+            {"policy": OpenVlaSpec(checkpoint="hf://a/b@1")},
+            "policy checkpoint",
+            "cache",
+            "hf download a/b --revision 1",
+        ),
+        ({"policy": OpenVlaSpec(checkpoint="hf://a")}, "policy checkpoint", "hf://owner/name@commit", "--set"),
+        ({"rewards": [ProcessRewardSpec(model="nowhere")]}, "reward model", "nowhere", "train-prm"),
+        ({"imitation": ImitationSpec(demonstrations="nowhere")}, "demonstrations", "nowhere", "vlarl collect"),
+    ],
+)
+def test_a_file_that_a_recipe_names_and_that_is_missing(
+    values: dict[str, Any], name: str, said: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    found = checks(Recipe(**values))
+    assert found[name].status == "fail"
+    assert said in found[name].found
+    assert remedy in str(found[name].remedy)
+    assert "memory" not in found
+
+
+def test_a_checkpoint_in_the_hubs_cache_needs_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    snapshot = tmp_path / "hub/models--someone--small/snapshots" / commit
+    snapshot.parent.mkdir(parents=True)
+    write_checkpoint(snapshot, SMALL)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    found = checks(Recipe(policy=OpenVlaSpec(checkpoint=f"hf://someone/small@{commit}")))
+    assert found["policy checkpoint"].status == "ok"
+    assert commit in found["policy checkpoint"].found

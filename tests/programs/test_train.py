@@ -75,7 +75,7 @@ def stopped_at_four(bench: Bench) -> RunFolder:
 
 @pytest.fixture
 def stopped(stopped_at_four: RunFolder, tmp_path: Path) -> RunFolder:
-    """A copy, so that a test may damage it, of a run with two iterations to go."""
+    """A copy, so that a test may damage it, of a run with two iterations to go; links are followed, as scp does."""
     shutil.copytree(stopped_at_four.path, tmp_path / stopped_at_four.path.name)
     [run] = find_runs(tmp_path)
     return run

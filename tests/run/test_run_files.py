@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,19 @@ def test_leftovers_go_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "kept").touch()
     files.remove_leftovers(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_link_replaces_the_one_before_and_the_folder_a_copy_made_of_it(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    files.link("old", tmp_path / "last")
+    files.link("new", tmp_path / "last")
+    assert (tmp_path / "last/file").read_text() == "new"
+    (tmp_path / "last").unlink()
+    shutil.copytree(tmp_path / "old", tmp_path / "last")
+    files.link("new", tmp_path / "last")
+    assert (tmp_path / "last").is_symlink()
+    assert (tmp_path / "last/file").read_text() == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last", "new", "old"]
+    assert (tmp_path / "old/file").read_text() == "old"

@@ -99,8 +99,8 @@ def write_reward_model(
     return digest
 
 
-def load_reward_model(folder: Path, device: Device = "auto") -> FrozenRewardModel:
-    """AssetError R395 where ``folder`` is no reward model, R398 where it is a damaged one, R377 on another base."""
+def require_complete(folder: Path) -> Path:
+    """``folder``; AssetError R395 where it is no reward model, or one whose writing was interrupted."""
     if not (folder / COMPLETE).is_file():
         raise AssetError(
             f"{folder} is not a process reward model{_what_else(folder)}",
@@ -108,6 +108,12 @@ def load_reward_model(folder: Path, device: Device = "auto") -> FrozenRewardMode
             place=str(folder),
             hint="name a folder that `vlarl train-prm` wrote",
         )
+    return folder
+
+
+def load_reward_model(folder: Path, device: Device = "auto") -> FrozenRewardModel:
+    """AssetError R395 where ``folder`` is no reward model, R398 where it is a damaged one, R377 on another base."""
+    require_complete(folder)
     try:
         config = json.loads((folder / CONFIG).read_text())
         intact = json_digest(config) == (folder / COMPLETE).read_text().strip()

@@ -108,7 +108,12 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def link(target: str, path: Path) -> None:
-    """Make ``path`` a relative symbolic link to ``target``, replacing the one before in one step."""
+    """Make ``path`` a relative symbolic link to ``target``, replacing the one before in one step.
+
+    A folder in its place is deleted: `scp -r` and `cp -rL` make one, a second copy of what the link led to.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
     temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
     with suppress(FileNotFoundError):
         temporary.unlink()

@@ -22,6 +22,27 @@ def resolve(reference: str, *, endpoint: str | None = None) -> Path:
     """
     if not reference.startswith(SCHEME):
         return Path(reference).expanduser()
+    return _download(*_parts(reference), endpoint)
+
+
+def in_cache(reference: str) -> Path:
+    """The folder of an hf:// checkpoint in the hub's cache; nothing is fetched.
+
+    Raises RecipeError (R222 malformed), AssetError (R376) where the cache does not have it.
+    """
+    from huggingface_hub import errors, snapshot_download
+
+    name, revision = _parts(reference)
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_ALLOWED, local_files_only=True))
+    except (errors.LocalEntryNotFoundError, errors.HFValidationError) as error:
+        at = f" --revision {revision}" if revision else ""
+        hint = f"where there is a network: `hf download {name}{at}`; the cache moves with HF_HOME"
+        raise _unreachable(name, "it is not in the hub's cache, and a run would have to download it", hint) from error
+
+
+def _parts(reference: str) -> tuple[str, str | None]:
+    """Name and revision of an hf:// reference."""
     match = _REFERENCE.fullmatch(reference)
     if match is None:
         raise RecipeError(
@@ -29,8 +50,7 @@ def resolve(reference: str, *, endpoint: str | None = None) -> Path:
             code="R222",
             hint="for instance `--set policy.checkpoint=hf://openvla/openvla-7b@COMMIT`",
         )
-    name, revision = match.groups()
-    return _download(name, revision, endpoint)
+    return match[1], match[2]
 
 
 def pinned(reference: str, folder: Path) -> str:
