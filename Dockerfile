@@ -14,7 +14,7 @@ RUN sh /usr/local/lib/vlarl/install.sh tools
 # The packages are a layer of their own: a change of vlarl's code does not install them again.
 WORKDIR /usr/src/vlarl
 COPY pyproject.toml ./
-COPY tools/environment.py tools/
+COPY tools/environment.py tools/lock_format.py tools/
 COPY locks/ locks/
 # `--secret id=pip,src=pip.conf` names a mirror, whose password then stays out of image and history.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf sh /usr/local/lib/vlarl/install.sh environment "${VARIANT}"

@@ -31,8 +31,8 @@ environment:  ## system GL libraries where allowed, and the locked environment
 dev:  ## the environment with what tests and lint need
 	@tools/setup.sh "dev,libero$(addprefix $(comma),$(EXTRAS))"
 
-test: dev  ## set up and run the tests
-	$(BIN)/python -m pytest -m "not slow" $(TESTS)
+test: dev  ## set up and run the tests, as many files at a time as there are cores
+	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile $(TESTS)
 
 test-slow: dev  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(TESTS)
@@ -52,7 +52,7 @@ coverage: dev  ## the tests with coverage of layers 1 to 5, simulator processes 
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-locks:  ## resolve the locks again (DATE=YYYY-MM-DD or DATE=today for newer packages)
+locks:  ## resolve the locks again, keeping what is pinned (DATE=today or YYYY-MM-DD for newer packages)
 	@python=$$(tools/setup.sh --python) && "$$python" tools/lock_files.py make $(if $(DATE),--date $(DATE))
 
 locks-check: dev  ## fail when the locks are not those of pyproject.toml; needs no network

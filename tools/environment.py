@@ -1,7 +1,7 @@
 """Makes the virtual environment under the lock; does nothing when it is already as asked.
 
-Runs on a bare Python 3.11 or 3.12 (standard library only). torch comes first and without its dependencies, so that
-neither an index that only has torch nor a resolver that prefers newer builds has a say in anything else.
+Runs on a bare Python 3.11 or 3.12 (standard library only). Every file is checked against its hash in the lock. torch
+comes first, since its CPU build may be had from another index, which then has no say in anything else.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
+
+from lock_format import Lock, needed, parse
 
 ROOT = Path(__file__).resolve().parents[1]
 STAMP = "vlarl-environment.json"
@@ -32,11 +35,12 @@ Pip = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @dataclass(frozen=True)
 class Attempt:
-    """One way to get torch: what to say about it, the lock it installs under, and pip's words."""
+    """One way to get torch: what to say about it, the lock it installs under, the version, and words for pip."""
 
     source: str
     variant: str
-    words: tuple[str, ...]
+    version: str  # as pip compares it
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,23 +66,20 @@ def lock_name(variant: str) -> str:
     return f"{variant}-py{sys.version_info.major}{sys.version_info.minor}.txt"
 
 
-def locked_version(name: str, variant: str, root: Path = ROOT) -> str:
-    text = (root / "locks" / lock_name(variant)).read_text()
-    match = re.search(rf"^{re.escape(name)}==(\S+)", text, re.MULTILINE)
-    assert match is not None, f"{lock_name(variant)} does not pin {name}"
-    return match[1]
+def read_lock(variant: str, root: Path = ROOT) -> Lock:
+    return parse((root / "locks" / lock_name(variant)).read_text())
 
 
 def torch_attempts(variant: str, version: str, cpu_index: str) -> tuple[Attempt, ...]:
     """The ways to get torch, in order; the first that succeeds is taken."""
     # `===` leaves out local versions, so that a +cpu wheel at hand is not taken for the CUDA build.
-    cuda = Attempt("the CUDA build, several GB, from the configured package index", "cuda", (f"torch==={version}",))
+    cuda = Attempt("the CUDA build, several GB, from the configured package index", "cuda", f"==={version}")
     if variant == "cuda":
         return (cuda,)
-    cpu = f"torch=={version}+cpu"
+    cpu = f"=={version}+cpu"
     return (
-        Attempt("the CPU build from the configured package index", "cpu", (*_FAIL_FAST, cpu)),
-        Attempt(f"the CPU build from {cpu_index}", "cpu", (*_FAIL_FAST, "--index-url", cpu_index, cpu)),
+        Attempt("the CPU build from the configured package index", "cpu", cpu, _FAIL_FAST),
+        Attempt(f"the CPU build from {cpu_index}", "cpu", cpu, (*_FAIL_FAST, "--index-url", cpu_index)),
         cuda,
     )
 
@@ -90,7 +91,8 @@ def has_gpu() -> bool:
 
 
 def inputs_digest(root: Path = ROOT) -> str:
-    sources = [root / "pyproject.toml", Path(__file__), *sorted((root / "locks").glob("*.txt"))]
+    here = Path(__file__)
+    sources = [root / "pyproject.toml", here, here.with_name("lock_format.py"), *sorted((root / "locks").glob("*.txt"))]
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()
 
 
@@ -101,14 +103,15 @@ def project_extras(root: Path = ROOT) -> dict[str, list[str]]:
 
 
 def requirements(extras: frozenset[str], root: Path = ROOT) -> list[str]:
-    """Direct requirements of vlarl with ``extras``, and what builds it; torch is installed before them."""
+    """Names of what vlarl with ``extras`` needs directly, and of what builds it; torch is installed before them."""
     document = tomllib.loads((root / "pyproject.toml").read_text())
     known = project_extras(root)
     unknown = extras - set(known)
     if unknown:
         fail(f"there is no extra `{min(unknown)}`", f"extras: {', '.join(sorted(known))}")
     chosen = [one for extra in sorted(extras) for one in known[extra]]
-    return [*document["project"]["dependencies"], *chosen, *document["build-system"]["requires"], "editables"]
+    named = [*document["project"]["dependencies"], *chosen, *document["build-system"]["requires"], "editables"]
+    return [match[0] for match in map(re.compile(r"[\w.-]+").match, named) if match]
 
 
 def read_stamp(venv: Path) -> dict[str, Any]:
@@ -173,14 +176,16 @@ def installed_torch(venv: Path) -> tuple[str, str] | None:
 def install_torch(pip: Pip, venv: Path, variant: str, attempts: Sequence[Attempt]) -> tuple[str, str]:
     """Installs torch by the first attempt that works; returns which it was and the variant to lock to."""
     present = installed_torch(venv)
-    version = locked_version("torch", variant)
+    pin = read_lock(variant).pin("torch")
+    version = pin.version
     if present and present[0].partition("+")[0] == version and present[1] == variant:
         return "it was there already", variant
     for attempt in attempts:
         say(f"torch {version}: trying {attempt.source}")
-        done = pip("install", "--quiet", "--no-deps", *attempt.words)
+        done = install(pip, pin.requirement(attempt.version), *attempt.words)
         if done.returncode == 0:
             return attempt.source, attempt.variant
+        refuse_another_file(done)
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         say(f"  not there: {lines[-1] if lines else done.stderr.strip()[-300:]}")
     fail(f"torch {version} could not be installed", "check the network, or PIP_INDEX_URL of a mirror that has it")
@@ -189,13 +194,39 @@ def install_torch(pip: Pip, venv: Path, variant: str, attempts: Sequence[Attempt
 def install_rest(pip: Pip, lock: str, extras: frozenset[str], *, project: bool = True) -> None:
     """Everything but torch, under the lock, then with ``project`` vlarl itself in place."""
     say(f"installing the packages of locks/{lock}" + (f" for {', '.join(sorted(extras))}" if extras else ""))
-    packages = ("install", "--quiet", "--constraint", f"locks/{lock}", *requirements(extras))
+    pins = needed(parse((ROOT / "locks" / lock).read_text()).pins, requirements(extras))
+    packages = "\n".join(pin.requirement() for pin in pins if pin.name != "torch")
     in_place = ("install", "--quiet", "--no-deps", "--no-build-isolation", "--editable", ".")
-    for words in (packages, *((in_place,) if project else ()), ("check",)):
-        done = pip(*words)
-        if done.returncode != 0:
-            print(done.stdout + done.stderr, file=sys.stderr)
-            fail(f"`pip {words[0]}` failed", "the lines above are pip's; nothing was marked as done, so run it again")
+    _insist(install(pip, packages), "install")
+    for words in (*((in_place,) if project else ()), ("check",)):
+        _insist(pip(*words), words[0])
+
+
+def install(pip: Pip, requirements: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Exactly the files whose hashes ``requirements`` names, and nothing that they need beside."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "requirements.txt"
+        path.write_text(requirements + "\n")
+        return pip("install", "--quiet", "--no-deps", "--require-hashes", *words, "-r", str(path))
+
+
+def _insist(done: subprocess.CompletedProcess[str], command: str) -> None:
+    if done.returncode != 0:
+        print(done.stdout + done.stderr, file=sys.stderr)
+        refuse_another_file(done)
+        fail(f"`pip {command}` failed", "the lines above are pip's; nothing was marked as done, so run it again")
+
+
+def refuse_another_file(done: subprocess.CompletedProcess[str]) -> None:
+    """End where pip was offered a file that is not the one the lock names."""
+    if "DO NOT MATCH THE HASHES" not in done.stderr:
+        return
+    offered = re.search(r"^ +(\S+==\S+|\S+) from \S+", done.stderr, re.MULTILINE)
+    fail(
+        f"{offered[1] if offered else 'a package'} is another file than the lock's, and was not installed",
+        "a mirror or a cache holds a changed file: `pip cache purge`, or another index; after a change of your own "
+        "`make locks`",
+    )
 
 
 def main() -> None:
@@ -219,7 +250,7 @@ def main() -> None:
     variant = asked.variant if asked.variant != "auto" else "cuda" if has_gpu() else "cpu"
     pip = pip_of(venv)
     cpu_index = os.environ.get("TORCH_CPU_INDEX") or TORCH_CPU_INDEX
-    attempts = torch_attempts(variant, locked_version("torch", variant), cpu_index)
+    attempts = torch_attempts(variant, read_lock(variant).versions["torch"], cpu_index)
     requirements(extras)  # names an unknown extra before anything is downloaded
     source, variant = install_torch(pip, venv, variant, attempts)
     install_rest(pip, lock_name(variant), extras, project=not options.no_project)

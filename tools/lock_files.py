@@ -2,7 +2,7 @@
 
 `make` resolves pyproject.toml, with all extras, for Linux x86-64 and writes `locks/cuda-py*.txt`; the CPU locks are
 the same versions without what only torch's CUDA build needs. The index is read as of a date that the header
-records, so the same date gives the same locks. `check` needs no network.
+records. `check` needs no network.
 """
 
 from __future__ import annotations
@@ -15,48 +15,22 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 import venv
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from environment import TORCH_CPU_INDEX
+from lock_format import Lock, Pin, normalised, parse
+
 ROOT = Path(__file__).resolve().parents[1]
 PYTHONS = ("3.11", "3.12")
 FORBIDDEN = ("torchvision", "torchaudio", "timm")  # each pins a torch of its own
-_PIN = re.compile(r"(?P<name>[a-z0-9][a-z0-9.-]*)==(?P<version>[^\s#]+)\s*(?:# via (?P<parents>.+))?")
 _CUDA_ONLY = re.compile(r"nvidia-|cuda-|triton$")
-
-
-@dataclass(frozen=True)
-class Pin:
-    """One line of a lock."""
-
-    name: str
-    version: str
-    parents: tuple[str, ...]  # names of the packages that need it; `vlarl` for a direct dependency
-
-    def line(self) -> str:
-        return f"{self.name}=={self.version}  # via {', '.join(self.parents)}"
-
-
-@dataclass(frozen=True)
-class Lock:
-    """A parsed lock: its header's fields and its pins."""
-
-    header: Mapping[str, str]
-    pins: tuple[Pin, ...]
-
-    @property
-    def versions(self) -> dict[str, str]:
-        return {pin.name: pin.version for pin in self.pins}
-
-
-def normalised(name: str) -> str:
-    """A distribution's name as locks spell it."""
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def lock_path(variant: str, python: str, root: Path = ROOT) -> Path:
@@ -80,24 +54,6 @@ def inputs_digest(root: Path = ROOT) -> str:
     return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def parse(text: str) -> Lock:
-    """Reads a lock. Raises ``ValueError`` with the line that is neither a comment nor a pin."""
-    header: dict[str, str] = {}
-    pins = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.startswith("#"):
-            key, colon, value = line.lstrip("# ").partition(": ")
-            header.update({key: value} if colon else {})
-        elif line.strip():
-            match = _PIN.fullmatch(line.strip())
-            if match is None:
-                raise ValueError(f"line {number} is not a pin: {line}")
-            named = (part.strip() for part in (match["parents"] or "").split(","))
-            parents = ("vlarl" if part.startswith("vlarl ") else part for part in named if part)
-            pins.append(Pin(match["name"], match["version"], tuple(sorted(set(parents)))))
-    return Lock(header, tuple(pins))
-
-
 def without_cuda(pins: Iterable[Pin]) -> tuple[Pin, ...]:
     """The pins that the CPU build of torch leaves: no CUDA package, and nothing that only such packages need."""
     pins = tuple(pins)
@@ -107,7 +63,7 @@ def without_cuda(pins: Iterable[Pin]) -> tuple[Pin, ...]:
     }:
         dropped |= orphans
     return tuple(
-        Pin(pin.name, pin.version, tuple(parent for parent in pin.parents if parent not in dropped))
+        replace(pin, parents=tuple(parent for parent in pin.parents if parent not in dropped))
         for pin in pins
         if pin.name not in dropped
     )
@@ -121,13 +77,14 @@ def render(variant: str, python: str, pins: Iterable[Pin], *, digest: str, date:
     header = [
         "# Written by `make locks`; do not edit.",
         "# for: Linux x86-64 (manylinux_2_28), all extras",
+        "# hashes: every file that may be installed there; of torch its CUDA and its +cpu build",
         f"# python: {python}",
         f"# variant: {variant} ({build})",
         f"# inputs: {digest}",
         f"# index-date: {date}",
         f"# resolver: {maker}",
     ]
-    return "\n".join([*header, "", *(pin.line() for pin in pins)]) + "\n"
+    return "\n".join([*header, "", *(pin.text() for pin in pins)]) + "\n"
 
 
 def problems(root: Path = ROOT) -> list[str]:
@@ -154,6 +111,9 @@ def _problems_of(lock: Lock, root: Path) -> list[str]:
     found = []
     if lock.header.get("inputs") != inputs_digest(root):
         found.append("was made from other dependencies than pyproject.toml has now")
+    found += [f"has no hash of {pin.name}" for pin in lock.pins if not pin.hashes]
+    if "torch" in lock.versions and len(lock.pin("torch").hashes) < 2:
+        found.append("has not the hashes of both builds of torch")
     found += [f"pins {name}, which replaces torch" for name in FORBIDDEN if name in lock.versions]
     source = inputs(root)
     extras = (one for extra in source["optional-dependencies"].values() for one in extra)
@@ -167,7 +127,11 @@ def _problems_of(lock: Lock, root: Path) -> list[str]:
 
 
 def make(date: str | None, root: Path = ROOT) -> None:
-    """Resolves and writes all locks, or none when one cannot be resolved."""
+    """Resolves and writes all locks, or none when one cannot be resolved.
+
+    Without ``date`` what is pinned stays as it is, as far as pyproject.toml allows.
+    """
+    keep = date is None
     date = date or _recorded_date(root) or _today()
     if date == "today":
         date = _today()
@@ -175,7 +139,8 @@ def make(date: str | None, root: Path = ROOT) -> None:
     maker = " ".join(subprocess.run([uv, "--version"], check=True, capture_output=True, text=True).stdout.split()[:2])
     written = {}
     for python in PYTHONS:
-        pins = parse(_resolve(uv, python, date, root)).pins
+        present = _present(python, root)
+        pins = _with_hashes(uv, python, _resolve(uv, python, date, root, present if keep else None), present)
         for variant, chosen in (("cuda", pins), ("cpu", without_cuda(pins))):
             text = render(variant, python, chosen, digest=inputs_digest(root), date=date, maker=maker)
             written[lock_path(variant, python, root)] = text
@@ -187,17 +152,69 @@ def make(date: str | None, root: Path = ROOT) -> None:
         print(f"{path.relative_to(root)}: {len(parse(text).pins)} packages, index as of {date}")
 
 
-def _resolve(uv: str, python: str, date: str, root: Path) -> str:
-    command = [
-        *(uv, "pip", "compile", "pyproject.toml", "--all-extras", "--quiet"),
-        *("--python-version", python, "--python-platform", "x86_64-manylinux_2_28"),
-        *("--exclude-newer", f"{date}T00:00:00Z", "--no-header", "--annotation-style", "line"),
-        *("--no-emit-index-url", "--no-emit-find-links"),
-    ]
-    result = subprocess.run(command, cwd=root, check=False, stdout=subprocess.PIPE, text=True)
-    if result.returncode != 0:
+def _present(python: str, root: Path) -> Lock | None:
+    path = lock_path("cuda", python, root)
+    return parse(path.read_text()) if path.is_file() else None
+
+
+def _compile(uv: str, python: str, *words: str | Path, root: Path = ROOT) -> None:
+    platform = ("--python-version", python, "--python-platform", "x86_64-manylinux_2_28")
+    done = subprocess.run([uv, "pip", "compile", "--quiet", "--no-header", *platform, *words], cwd=root, check=False)
+    if done.returncode != 0:
         sys.exit(f"locks: uv could not resolve the dependencies for Python {python}; nothing was written")
-    return result.stdout
+
+
+def _resolve(uv: str, python: str, date: str, root: Path, present: Lock | None) -> tuple[Pin, ...]:
+    """What pyproject.toml needs; where there is a choice, what is ``present``."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "lock.txt"
+        if present is not None:
+            out.write_text("".join(f"{name}=={version}\n" for name, version in present.versions.items()))
+        _compile(
+            *(uv, python, "pyproject.toml", "--all-extras", "--exclude-newer", f"{date}T00:00:00Z"),
+            *("--annotation-style", "line", "--no-emit-index-url", "--no-emit-find-links", "--output-file", out),
+            root=root,
+        )
+        return parse(out.read_text()).pins
+
+
+def _with_hashes(uv: str, python: str, pins: Sequence[Pin], present: Lock | None) -> tuple[Pin, ...]:
+    """``pins`` with the hashes of the wheels that fit, of the source where none does."""
+    with tempfile.TemporaryDirectory() as folder:
+        listed, out = Path(folder) / "pins.in", Path(folder) / "pylock.toml"
+        listed.write_text("".join(f"{pin.name}=={pin.version}\n" for pin in pins))
+        _compile(uv, python, listed, "--no-deps", "--format", "pylock.toml", "--output-file", out)
+        packages = {package["name"]: package for package in tomllib.loads(out.read_text())["packages"]}
+    hashed = []
+    for pin in pins:
+        files = packages[pin.name].get("wheels") or [packages[pin.name]["sdist"]]
+        hashes = {f"sha256:{file['hashes']['sha256']}" for file in files}
+        if pin.name == "torch":
+            hashes |= _cpu_build(pin.version, python, hashes, present)
+        hashed.append(replace(pin, hashes=tuple(sorted(hashes))))
+    return tuple(hashed)
+
+
+def _cpu_build(version: str, python: str, cuda: Collection[str], present: Lock | None) -> set[str]:
+    """Hash of torch's +cpu wheel, which the index of all other packages does not have: the one known, or downloaded."""
+    if present is not None and present.versions.get("torch") == version:
+        known = set(present.pin("torch").hashes) - set(cuda)
+        if known:
+            return known
+    index = os.environ.get("TORCH_CPU_INDEX") or TORCH_CPU_INDEX
+    for more in ((), ("--index-url", index)):
+        with tempfile.TemporaryDirectory() as folder:
+            words = ("download", "--quiet", "--no-deps", "--only-binary", ":all:", "--python-version", python)
+            what = (*more, "--platform", "manylinux_2_28_x86_64", "--dest", folder, f"torch=={version}+cpu")
+            subprocess.run([sys.executable, "-m", "pip", *words, *what], check=False, capture_output=True)
+            if wheels := list(Path(folder).glob("torch-*.whl")):
+                return {f"sha256:{_sha256(wheel)}" for wheel in wheels}
+    sys.exit(f"locks: no torch {version}+cpu for Python {python} to take the hash of, at {index}; nothing was written")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _find_uv(root: Path) -> str:
@@ -227,7 +244,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     maker = commands.add_parser("make", help="resolve and write all locks")
-    maker.add_argument("--date", help="index date, YYYY-MM-DD or `today`; default: the one of the present locks")
+    maker.add_argument("--date", help="newest packages as of YYYY-MM-DD or `today`; default: keep what is pinned")
     commands.add_parser("check", help="exit 1 when a lock is stale or incomplete")
     options = parser.parse_args()
     if options.command == "make":

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import shutil
 import subprocess
 import sys
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,21 +16,24 @@ import pytest
 import environment
 import system_libraries
 from environment import Asked, Attempt
+from lock_format import Pin
 
 ROOT = environment.ROOT
 INDEX = "https://torch.example/cpu"
 
 
 class Pip:
-    """Stands for pip: fails for the requirements named, notes the words of every call."""
+    """Stands for pip: fails for the requirements named, notes the words of every call and the requirements."""
 
     def __init__(self, *failing: str) -> None:
         self.failing = failing
         self.calls: list[tuple[str, ...]] = []
+        self.asked = ""
 
     def __call__(self, *words: str) -> subprocess.CompletedProcess[str]:
         self.calls.append(words)
-        failed = any(word in self.failing for word in words)
+        self.asked = Path(words[-1]).read_text() if "-r" in words else ""
+        failed = any(name in self.failing for name in self.asked.split())
         return subprocess.CompletedProcess([], int(failed), "", "ERROR: No matching distribution found\n")
 
 
@@ -36,19 +42,21 @@ def attempts(variant: str = "cpu") -> tuple[Attempt, ...]:
 
 
 def test_the_cpu_build_is_sought_in_two_places_before_the_cuda_build() -> None:
-    assert [(one.variant, one.words[-1], INDEX in one.words) for one in attempts()] == [
-        ("cpu", "torch==2.13.0+cpu", False),
-        ("cpu", "torch==2.13.0+cpu", True),
-        ("cuda", "torch===2.13.0", False),
+    assert [(one.variant, one.version, INDEX in one.words) for one in attempts()] == [
+        ("cpu", "==2.13.0+cpu", False),
+        ("cpu", "==2.13.0+cpu", True),
+        ("cuda", "===2.13.0", False),
     ]
-    assert [one.words for one in attempts("cuda")] == [("torch===2.13.0",)]
+    assert [one.version for one in attempts("cuda")] == ["===2.13.0"]
 
 
 def test_the_first_attempt_that_works_is_taken_and_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pip = Pip()
     assert environment.install_torch(pip, tmp_path, "cpu", attempts()) == (attempts()[0].source, "cpu")
     assert len(pip.calls) == 1
-    assert "--no-deps" in pip.calls[0]
+    assert {"--no-deps", "--require-hashes"} <= set(pip.calls[0])
+    assert pip.asked.split()[0] == "torch==2.13.0+cpu"
+    assert pip.asked.count("--hash=sha256:") == 2, "those of both builds"
     assert "the CPU build from the configured package index" in capfd.readouterr().err
 
 
@@ -103,7 +111,7 @@ def test_an_environment_is_current_when_it_holds_what_is_asked(
 
 def test_every_direct_requirement_is_installed_and_extras_only_when_asked() -> None:
     plain = environment.requirements(frozenset())
-    assert any(one.startswith("mujoco==") for one in plain)
+    assert "mujoco" in plain
     assert any(one.startswith("hatchling") for one in plain)  # vlarl is built without build isolation
     assert not any(one.startswith("pytest") for one in plain)
     assert any(one.startswith("pytest") for one in environment.requirements(frozenset(["dev"])))
@@ -114,6 +122,60 @@ def test_an_unknown_extra_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
         environment.requirements(frozenset(["librero"]))
     assert caught.value.code == 4
     assert "dev, libero" in capfd.readouterr().err
+
+
+def test_the_rest_is_installed_by_hash_and_torch_is_not_among_it() -> None:
+    pip = Pip()
+    asked = []
+
+    def noting(*words: str) -> subprocess.CompletedProcess[str]:
+        done = pip(*words)
+        asked.append(pip.asked)
+        return done
+
+    environment.install_rest(noting, environment.lock_name("cpu"), frozenset(["libero"]))
+    assert [words[0] for words in pip.calls] == ["install", "install", "check"]
+    names = {line.split("==")[0] for line in asked[0].splitlines() if "==" in line}
+    assert {"mujoco", "robosuite", "bddl", "hatchling"} <= names, "bddl is needed by a package that is"
+    assert not {"torch", "ruff", "execnet"} & names
+
+
+def wheel(folder: Path, text: str) -> str:
+    """A package `gift` 1.0 with one module; the sha256 of its wheel."""
+    path = folder / "gift-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("gift.py", text)
+        archive.writestr("gift-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: gift\nVersion: 1.0\n")
+        archive.writestr("gift-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr("gift-1.0.dist-info/RECORD", "gift.py,,\n")
+    return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_another_file_than_the_locks_is_never_installed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    digest = wheel(tmp_path, "value = 1")
+    pin = Pin("gift", "1.0", ("vlarl",), (digest,))
+
+    def pip(*words: str) -> subprocess.CompletedProcess[str]:
+        here = ("--no-index", "--no-cache-dir", "--find-links", str(tmp_path), "--target", str(tmp_path / "site"))
+        return subprocess.run(
+            [sys.executable, "-m", "pip", *words, *here], check=False, capture_output=True, text=True, cwd=tmp_path
+        )
+
+    wheel(tmp_path, "value = 2")
+    done = environment.install(pip, pin.requirement())
+    assert done.returncode != 0
+    with pytest.raises(SystemExit) as caught:
+        environment.refuse_another_file(done)
+    assert caught.value.code == 4
+    said = capfd.readouterr().err
+    assert "gift==1.0" in said
+    assert "another file than the lock's" in said
+    assert not (tmp_path / "site").exists()
+    wheel(tmp_path, "value = 1")
+    done = environment.install(pip, replace(pin, hashes=(wheel(tmp_path, "value = 1"),)).requirement())
+    assert done.returncode == 0, done.stderr
+    environment.refuse_another_file(done)
+    assert (tmp_path / "site/gift.py").read_text() == "value = 1"
 
 
 def test_a_folder_that_is_no_environment_is_left_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

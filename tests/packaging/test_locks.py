@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+import environment
 import lock_files
-from lock_files import Pin
+from lock_format import Pin, needed, normalised, parse
 
 LOCKS = sorted((lock_files.ROOT / "locks").glob("*.txt"))
 
@@ -26,16 +27,14 @@ def test_locks_are_fresh_and_complete() -> None:
 @pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.stem)
 def test_a_lock_names_no_index_no_path_and_nothing_that_replaces_torch(path: Path) -> None:
     text = path.read_text()
-    assert not re.search(r"https?:|file:|^-|--", text, re.MULTILINE)
-    pins = lock_files.parse(text).pins
+    assert not re.search(r"https?:|file:|^-|--(?!hash=sha256:[0-9a-f]{64}( \\)?$)", text, re.MULTILINE)
+    pins = parse(text).pins
     assert not {pin.name for pin in pins} & set(lock_files.FORBIDDEN)
     assert not any("/" in field for pin in pins for field in (pin.name, pin.version, *pin.parents))
 
 
 def test_all_locks_agree_on_torch_and_mujoco() -> None:
-    chosen = {
-        tuple(lock_files.parse(path.read_text()).versions[name] for name in ("torch", "mujoco")) for path in LOCKS
-    }
+    chosen = {tuple(parse(path.read_text()).versions[name] for name in ("torch", "mujoco")) for path in LOCKS}
     assert chosen == {("2.13.0", "3.1.6")}
 
 
@@ -53,12 +52,43 @@ def test_the_cpu_lock_drops_what_only_cuda_packages_need() -> None:
 
 
 def test_what_is_rendered_is_parsed_again() -> None:
-    pins = (Pin("rich", "15.0.0", ("typer", "vlarl")), Pin("typer", "0.29.2", ("vlarl",)))
+    hashes = tuple(f"sha256:{digit * 64}" for digit in "ab")
+    pins = (Pin("rich", "15.0.0", ("typer", "vlarl"), hashes), Pin("typer", "0.29.2", ("vlarl",)))
     text = lock_files.render("cpu", "3.11", pins, digest="sha256:00", date="2026-01-02", maker="uv 1")
-    lock = lock_files.parse(text)
+    lock = parse(text)
     assert lock.pins == pins
     assert lock.header["inputs"] == "sha256:00"
     assert lock.header["index-date"] == "2026-01-02"
+
+
+def test_what_uv_resolves_is_parsed() -> None:
+    found = parse("# a comment\nrich==15.0.0  # via typer, vlarl (pyproject.toml)\ntyper==0.29.2  # via vlarl (x)\n")
+    assert found.pins == (Pin("rich", "15.0.0", ("typer", "vlarl")), Pin("typer", "0.29.2", ("vlarl",)))
+
+
+@pytest.mark.parametrize("line", ["rich", "rich>=1", "rich==1 --hash=md5:00", "    --hash=sha256:00", "-e ."])
+def test_a_line_that_is_none_of_a_locks_is_named(line: str) -> None:
+    with pytest.raises(ValueError, match="line 2"):
+        parse(f"typer==0.29.2  # via vlarl\n{line}\n")
+
+
+def test_what_a_package_needs_is_found_through_those_that_need_it() -> None:
+    pins = (
+        Pin("app", "1", ("vlarl",)),
+        Pin("deep", "1", ("middle", "other")),
+        Pin("middle", "1", ("app",)),
+        Pin("other", "1", ("vlarl",)),
+        Pin("tool", "1", ("other",)),
+    )
+    assert [pin.name for pin in needed(pins, ["App"])] == ["app", "deep", "middle"]
+
+
+@pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.stem)
+def test_every_package_of_a_lock_is_needed_by_one_that_is(path: Path) -> None:
+    pins = parse(path.read_text()).pins
+    assert {parent for pin in pins for parent in pin.parents} <= {pin.name for pin in pins} | {"vlarl"}
+    extras = environment.requirements(frozenset(environment.project_extras()))
+    assert needed(pins, extras) == pins
 
 
 def replace(name: str, old: str, new: str) -> Callable[[Path], None]:
@@ -76,10 +106,20 @@ def replace(name: str, old: str, new: str) -> Callable[[Path], None]:
         (replace("pyproject.toml", r'"rich>=14"', '"rich>=13"'), "other dependencies than pyproject.toml"),
         (replace("pyproject.toml", r'"rich>=14"', '"rich>=99"'), "outside >=99"),
         (replace("pyproject.toml", r'"rich>=14"', '"newcomer"'), "does not pin newcomer"),
-        (replace("locks/cuda-py311.txt", r"^rich==.*\n", ""), "cuda-py311.txt: does not pin rich"),
+        (replace("locks/cuda-py311.txt", r"^rich==(.*\n)+?(?=\S)", ""), "cuda-py311.txt: does not pin rich"),
+        (
+            replace("locks/cpu-py312.txt", r"(^rich==\S+)( .*\n)+?(?=    #)", r"\1\n"),
+            "cpu-py312.txt: has no hash of rich",
+        ),
+        (replace("locks/cuda-py312.txt", r"(^torch==.*\n).*\n", r"\1"), "cuda-py312.txt: has not the hashes of both"),
+        (
+            replace("locks/cuda-py312.txt", r"(^rich==.*\n.*sha256:).{8}", r"\g<1>00000000"),
+            "differs from the CUDA lock",
+        ),
         (replace("locks/cpu-py312.txt", r"^mypy==\S+", "mypy==1.99.0"), "cpu-py312.txt: differs from the CUDA lock"),
         (replace("locks/cpu-py311.txt", r"^rich==", "timm==1.0  # via vlarl\nrich=="), "pins timm"),
         (replace("locks/cpu-py311.txt", r"^rich==", "rich>="), "is not a pin: rich>="),
+        (replace("locks/cpu-py311.txt", r"hash=sha256:.", "hash=sha256:x"), "is not a pin"),
         (lambda root: (root / "locks/cuda-py312.txt").unlink(), "cuda-py312.txt"),
     ],
 )
@@ -95,7 +135,7 @@ def installed_closure() -> dict[str, str]:
     found: dict[str, str] = {}
     source = lock_files.inputs()
     direct = map(Requirement, [*source["dependencies"], *source["optional-dependencies"]["dev"]])
-    waiting = [(lock_files.normalised(one.name), frozenset(["", *one.extras])) for one in direct]
+    waiting = [(normalised(one.name), frozenset(["", *one.extras])) for one in direct]
     while waiting:
         name, extras = waiting.pop()
         try:
@@ -106,7 +146,7 @@ def installed_closure() -> dict[str, str]:
             continue
         found[name] = distribution.version
         waiting += [
-            (lock_files.normalised(needed.name), frozenset(["", *needed.extras]))
+            (normalised(needed.name), frozenset(["", *needed.extras]))
             for needed in map(Requirement, distribution.requires or ())
             if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras)
         ]
@@ -118,7 +158,7 @@ def test_everything_installed_for_vlarl_is_pinned_at_that_version() -> None:
     torch = metadata.distribution("torch").locate_file("torch/version.py")
     variant = "cuda" if re.search(r"^cuda\b[^=]*=\s*['\"]", Path(str(torch)).read_text(), re.MULTILINE) else "cpu"
     path = lock_files.lock_path(variant, f"{sys.version_info.major}.{sys.version_info.minor}")
-    pinned = lock_files.parse(path.read_text()).versions
+    pinned = parse(path.read_text()).versions
     installed = {name: version.partition("+")[0] for name, version in installed_closure().items()}
     assert len(installed) > 50
     assert {name: version for name, version in installed.items() if pinned.get(name) != version} == {}
