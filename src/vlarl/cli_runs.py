@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, its name, or `last`.")]
 RunsOption = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Where run folders are.")]
-EpisodesOption = Annotated[int | None, typer.Option("--episodes", metavar="N", help="Episodes a task.", min=1)]
+EpisodesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--episodes", metavar="N", help="Episodes a task; default: those of the run's recipe, 20 without a run.", min=1
+    ),
+]
 CheckpointOption = Annotated[
     str | None,
     typer.Option(

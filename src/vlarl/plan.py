@@ -69,6 +69,7 @@ def make_plan(recipe: Recipe, machine: Machine, *, suggest: bool = True) -> Plan
 
     Raises AssetError for a damaged checkpoint folder and UsageError for a policy of unknown sizes.
     """
+    asked = machine
     if _stays_on_the_cpu(recipe):
         machine = replace(machine, device="cpu", num_gpus=0, gpu_bytes=None, gpu_name=None)
     found = _found(recipe)
@@ -94,7 +95,7 @@ def make_plan(recipe: Recipe, machine: Machine, *, suggest: bool = True) -> Plan
         disk=disk(recipe, model.costs, model.head, found.bytes if found is not None else None),
         change=None,
         assumptions=(*_about_sizes(recipe, model, found), *_about_machine(recipe, machine, rates)),
-        warnings=(*_about_checkpoint(recipe, found), *_warnings(recipe)),
+        warnings=(*_about_device(recipe, asked), *_about_checkpoint(recipe, found), *_warnings(recipe)),
     )
     if plan.fits or not suggest:
         return plan
@@ -142,6 +143,12 @@ def _about_checkpoint(recipe: Recipe, found: Found | None) -> Iterator[str]:
         wanted = {recipe.suite.name, f"{recipe.suite.name}_no_noops"}
         if found.statistics and not wanted & set(found.statistics):
             yield f"the checkpoint has no statistics for {recipe.suite.name}; it has {', '.join(found.statistics)}"
+
+
+def _about_device(recipe: Recipe, asked: Machine) -> Iterator[str]:
+    if asked.origin == "--gpu" and _stays_on_the_cpu(recipe):
+        which = "policy.device is cpu" if isinstance(recipe.policy, OpenVlaSpec) else f"a policy `{recipe.policy.kind}`"
+        yield f"{which}: it runs on the CPU, and `--gpu` is not used"
 
 
 def _warnings(recipe: Recipe) -> Iterator[str]:

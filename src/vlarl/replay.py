@@ -12,7 +12,7 @@ from vlarl.recipe.specs.suites import SuiteSpec
 from vlarl.registry import build, kinds, suggest
 from vlarl.results import Stored, read, read_document
 from vlarl.results_text import subject
-from vlarl.run.folder import RunFolder, open_run
+from vlarl.run.folder import RunFolder, latest, open_run
 from vlarl.suites.protocol import Suite
 from vlarl.types import Trial
 from vlarl.videos import check_outcome, film, write_video
@@ -81,12 +81,17 @@ def evaluations(run: RunFolder) -> list[Path]:
             f"run {run.id} has no evaluation",
             code="R364",
             place=str(run.evaluations),
-            hint="make one with `vlarl eval --suite SUITE --checkpoint RUN`",
+            hint=f"make one with `vlarl eval --suite SUITE --checkpoint {run.id}`{_another_with_one(run)}",
         )
     # Of one iteration the shortest name is the training's own; others carry a digest of their settings.
     return sorted(
         found, key=lambda path: (read_document(path)["iteration"] or 0, -len(path.stem), path.stem), reverse=True
     )
+
+
+def _another_with_one(run: RunFolder) -> str:
+    other = latest(run.path.parent, lambda each: any(each.evaluations.glob("*.json")))
+    return f", or name {other.id}, the newest run that has one" if other else ""
 
 
 def _newest_with(episode: str, documents: Sequence[Path]) -> Stored:

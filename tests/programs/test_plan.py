@@ -443,6 +443,9 @@ def test_on_a_cpu_everything_shares_one_memory() -> None:
     assert host.fits
     plan = make_plan(goal("policy.device=cpu"), named_machine("80GB", 1))
     assert [memory.where for memory in plan.memory] == ["host"]
+    assert "`--gpu` is not used" in plan.warnings[0]
+    assert "policy `tiny`" in make_plan(Recipe(), named_machine("80GB", 1)).warnings[0]
+    assert not make_plan(Recipe(), machine).warnings
 
 
 def test_the_quickstart_takes_as_long_as_it_was_measured_to() -> None:

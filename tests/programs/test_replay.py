@@ -100,5 +100,13 @@ def test_the_newest_evaluation_is_the_one_of_the_last_iteration(tmp_path: Path) 
     assert evaluations(made)[0] == own
     for path in made.evaluations.iterdir():
         path.unlink()
-    with pytest.raises(AssetError, match="no evaluation"):
+    with pytest.raises(AssetError, match="no evaluation") as alone:
         evaluations(made)
+    assert made.id in str(alone.value.hint)
+    other = made.path.with_name("other-20260101T000000Z-abcdef")
+    (other / "eval").mkdir(parents=True)
+    (other / "manifest.json").write_text("{}")
+    (other / "eval/tabletop_basic-000003.json").write_text("{}")
+    with pytest.raises(AssetError, match="no evaluation") as beside:
+        evaluations(made)
+    assert "or name other-20260101T000000Z-abcdef" in str(beside.value.hint)

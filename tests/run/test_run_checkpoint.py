@@ -139,8 +139,15 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_said_so(tmp_path: Path, 
 
 
 def test_none_usable_and_none_there(tmp_path: Path) -> None:
+    source = tmp_path / "none-20260102T000000Z-abcdef"
     with pytest.raises(AssetError, match="has no checkpoint") as empty:
-        load(tmp_path)
+        load(source)
+    assert "no run beside it" in str(empty.value.hint)
+    write(tmp_path / "one-20260101T000000Z-abcdef", 1)
+    (tmp_path / "one-20260101T000000Z-abcdef/manifest.json").write_text("{}")
+    with pytest.raises(AssetError, match="has no checkpoint") as beside:
+        load(source)
+    assert "one-20260101T000000Z-abcdef` is the newest run" in str(beside.value.hint)
     flip(write(tmp_path, 1))
     cut(write(tmp_path, 2))
     with pytest.raises(AssetError, match="no checkpoint of") as damaged:

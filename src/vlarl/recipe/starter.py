@@ -8,6 +8,7 @@ from vlarl.errors import UsageError
 from vlarl.recipe.fields import documented, documented_path
 from vlarl.recipe.generated import replace_text
 from vlarl.recipe.load import load_recipe
+from vlarl.recipe.schema import NAME
 from vlarl.recipe.shipped import SCHEMA_FILE, find_recipe, shipped_folder
 from vlarl.recipe.write import to_yaml
 
@@ -26,6 +27,8 @@ def write_starter(source: str, destination: Path | None, *, full: bool, force: b
         raise UsageError(f"`{path}` exists", code="U201", hint=hint)
     described = {field.path: field.description for field in documented()}
     header = f"# yaml-language-server: $schema={shipped_folder() / SCHEMA_FILE}\n"
-    values = loaded.values(resolved=full)
+    values = dict(loaded.values(resolved=full))
+    if destination is not None and NAME.fullmatch(path.stem):
+        values["name"] = path.stem  # runs are called by it
     replace_text(path, header + to_yaml(values, above=lambda p: described.get(documented_path(p, values))))
     return path

@@ -29,6 +29,7 @@ from vlarl.run.files import (
     sync_folder,
     write_synced,
 )
+from vlarl.run.folder import latest
 
 VERSION = 1
 STATE, DIGESTS, COMPLETE, LAST = "state.json", "digests.json", "COMPLETE", "last"
@@ -183,6 +184,12 @@ def _prune(folder: Path, keep: KeepSpec, best: int | None) -> None:
             remove_folder(folder / f"{iteration:06d}")
 
 
+def _nearest_with_one(source: Path) -> str:
+    """Words about the newest run beside ``source`` that has a checkpoint."""
+    other = latest(source.parent, lambda run: bool(iterations(run.checkpoints)))
+    return f"`{other.path}` is the newest run beside it that has one" if other else "no run beside it has one either"
+
+
 def _newest_usable(source: Path) -> Checkpoint:
     folder = source / "checkpoints" if (source / "checkpoints").is_dir() else source
     numbered = [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
@@ -191,7 +198,7 @@ def _newest_usable(source: Path) -> Checkpoint:
             f"{source} has no checkpoint",
             code="R350",
             place=str(source),
-            hint="a run writes its first one after the warm start; name a run that got that far",
+            hint=f"a run writes its first one after the warm start; {_nearest_with_one(source)}",
         )
     passed_over: list[str] = []
     for path in sorted(numbered, reverse=True):
