@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -106,14 +107,15 @@ def check_packages(package: Path, installed: Mapping[str, str]) -> Check:
         return Check(name="packages", status="warn", found=missing, why=why, remedy=remedy)
     path = next(root / "locks" / lock["name"] for root in package.parents if (root / "locks" / lock["name"]).is_file())
     wanted = read_lock(path.read_text())
-    missing_ones = [name for name in wanted if name not in installed]
+    missing_ones = sorted((wanted.keys() - installed.keys()) & _required())  # an extra may be left out
     differing = [
         f"{name} {installed[name]} (lock: {version})"
         for name, version in wanted.items()
         if name in installed and _public(installed[name]) != _public(version)
     ]
     if not differing and not missing_ones:
-        return Check(name="packages", status="ok", found=f"{len(wanted)} as in locks/{lock['name']}", why=why)
+        found = f"{len(wanted.keys() & installed.keys())} as in locks/{lock['name']}"
+        return Check(name="packages", status="ok", found=found, why=why)
     parts = [f"{len(differing)} of another version: {_some(differing)}"] if differing else []
     parts += [f"{len(missing_ones)} missing: {_some(missing_ones)}"] if missing_ones else []
     shown = f"not as in locks/{lock['name']}: {'; '.join(parts)}"
@@ -125,6 +127,15 @@ def read_lock(text: str) -> dict[str, str]:
     """Name → version of a requirements file with pins; other lines are left out."""
     found = re.findall(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?==([^\s;\\]+)", text, re.MULTILINE)
     return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in found}
+
+
+def _required() -> set[str]:
+    """Names of all that an installed package requires here, extras aside."""
+    from packaging.requirements import Requirement
+
+    named = (Requirement(text) for each in metadata.distributions() for text in each.requires or ())
+    asked = (one.name for one in named if one.marker is None or one.marker.evaluate({"extra": ""}))
+    return {re.sub(r"[-_.]+", "-", name).lower() for name in asked}
 
 
 def check_user_site() -> Check:

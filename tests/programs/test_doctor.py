@@ -100,6 +100,9 @@ def test_a_lock_is_read_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyP
     name = f"cpu-py{sys.version_info.major}{sys.version_info.minor}.txt"
     (tmp_path / "locks" / name).write_text(text)
     assert check_packages(package, {"torch": "2.13.0", "ruamel-yaml": "0.18"}).status == "ok"
+    (tmp_path / "locks" / name).write_text(f"{text}nobody-needs-this==1\n")
+    assert check_packages(package, {"torch": "2.13.0", "ruamel-yaml": "0.18"}).status == "ok", "as of an extra left out"
+    (tmp_path / "locks" / name).write_text(text)
     differing = check_packages(package, {"torch": "2.12.0"})
     assert differing.status == "warn"
     assert "torch 2.12.0 (lock: 2.13.0+cpu)" in differing.found
