@@ -45,13 +45,15 @@ def observation(
     return Observation(images=images, instructions=tuple(instructions[i % len(instructions)] for i in range(count)))
 
 
-def make_batch(policy: Policy, critic: Critic, size: int, *, seed: int = 0, image_size: int = IMAGE_SIZE) -> Batch:
+def make_batch(
+    policy: Policy, critic: Critic, size: int, *, seed: int = 0, image_size: int = IMAGE_SIZE, num_tokens: int = 7
+) -> Batch:
     """Decisions really sampled from ``policy`` and valued by ``critic``, with random advantages."""
     random = np.random.default_rng(seed)
     seen = observation(size, seed=seed, image_size=image_size)
     with torch.no_grad():
         inputs = policy.prepare(seen)
-        sampled = policy.sample(inputs, temperature=1.0, uniforms=random.random((size, 7)))
+        sampled = policy.sample(inputs, temperature=1.0, uniforms=random.random((size, num_tokens)))
         own = critic.adapter == "policy"
         feature = sampled.feature if own else policy.features(inputs, adapter=critic.adapter)
         values = critic.value(feature).numpy()

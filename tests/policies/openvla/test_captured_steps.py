@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from builders import observation
-from small_openvla import VISION_HEADS, Small, write_checkpoint
+from small_openvla import VISION_HEADS
 from vlarl.policies.action_tokens import NUM_ACTION_TOKENS
 from vlarl.policies.openvla.adapters import RoundedFactors
 from vlarl.policies.openvla.policy import OpenVlaPolicy
@@ -21,13 +21,6 @@ from vlarl.recipe.specs.policies import LoraSpec, OpenVlaSpec
 from vlarl.types import SuiteFacts
 
 COUNT = 12
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint") / "small"
-    write_checkpoint(folder, Small(hidden=64, vision_width=32, vocabulary="small"))
-    return folder
 
 
 def make_policy(folder: Path, **knobs: Any) -> OpenVlaPolicy:

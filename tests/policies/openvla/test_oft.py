@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from parts import COUNT, SUITE, check_that_a_batch_equals_each_alone, decide, knobs_of, seen, stir
 from torch import Tensor
 
-from builders import INSTRUCTIONS, observation, weights
-from small_openvla import VISION_HEADS, Small, write_checkpoint
+from builders import INSTRUCTIONS, make_batch, weights
 from vlarl.critics.shared import SharedCritic
 from vlarl.errors import RecipeError
 from vlarl.policies.openvla.oft import OpenVlaOftPolicy
@@ -23,25 +23,12 @@ from vlarl.policies.parallel_decoding import parallel_bias
 from vlarl.ppo import Ppo
 from vlarl.recipe.load import parse_recipe
 from vlarl.recipe.specs.learning import PpoSpec
-from vlarl.recipe.specs.policies import LoraSpec, OpenVlaOftSpec, OpenVlaSpec, SharedCriticSpec
-from vlarl.types import Batch, Observation, SuiteFacts
+from vlarl.recipe.specs.policies import OpenVlaOftSpec, OpenVlaSpec, SharedCriticSpec
+from vlarl.types import Observation
 
-COUNT, CHUNK = 6, 3
+CHUNK = 3
 NUM_TOKENS = 7 * CHUNK
-SUITE = SuiteFacts("tabletop_basic", 64)
 ATTENTIONS = ("all", "actions")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint") / "small"
-    write_checkpoint(folder, Small(hidden=64, vision_width=32, vocabulary="small"))
-    return folder
-
-
-def knobs_of(folder: Path, **knobs: Any) -> dict[str, Any]:
-    usual = {"vision_heads": VISION_HEADS, "dtype": "float32", "device": "cpu", "images": "plain"}
-    return {"checkpoint": str(folder), **usual, "lora": LoraSpec(rank=4, alpha=8), **knobs}
 
 
 def make_policy(folder: Path, *, seed: int = 1, **knobs: Any) -> OpenVlaOftPolicy:
@@ -49,26 +36,9 @@ def make_policy(folder: Path, *, seed: int = 1, **knobs: Any) -> OpenVlaOftPolic
     return OpenVlaOftPolicy(spec, suite=SUITE, seed=seed)
 
 
-def stir(parameters: Mapping[str, torch.nn.Parameter], seed: int = 3) -> None:
-    """As if trained: adapters start with a second factor of zero."""
-    random = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in parameters.values():
-            weight.add_(0.3 * torch.randn(weight.shape, generator=random))
-
-
 @pytest.fixture(scope="module", params=ATTENTIONS)
 def policy(folder: Path, request: pytest.FixtureRequest) -> OpenVlaOftPolicy:
-    """With adapters that change something, and decided enough that decoding mistakes show."""
-    policy = make_policy(folder, attention=request.param)
-    stir(policy.adapters.weights("policy"))
-    with torch.no_grad():
-        policy.model.language_model.lm_head.weight.mul_(4.0)
-    return policy
-
-
-def seen(count: int = COUNT, seed: int = 0) -> Observation:
-    return observation(count, seed=seed, image_size=64)
+    return decide(make_policy(folder, attention=request.param))
 
 
 def uniforms(count: int = COUNT, num_tokens: int = NUM_TOKENS) -> np.ndarray:
@@ -250,18 +220,8 @@ def test_behind_a_causal_prompt_the_first_token_is_openvlas(folder: Path) -> Non
 
 
 def test_a_batch_of_mixed_instructions_equals_each_alone(policy: OpenVlaOftPolicy) -> None:
-    whole, draws = seen(), uniforms()
-    together = policy.sample(policy.prepare(whole), temperature=1.0, uniforms=draws)
-    widths = set()
-    for i in range(COUNT):
-        inputs = policy.prepare(Observation(images=whole.images[i : i + 1], instructions=whole.instructions[i : i + 1]))
-        widths.add(inputs.text.shape[1])
-        alone = policy.sample(inputs, temperature=1.0, uniforms=draws[i : i + 1])
-        assert torch.equal(alone.tokens[0], together.tokens[i])
-        # Measured: 0. Kernels of another processor may add otherwise in another shape.
-        torch.testing.assert_close(alone.log_prob[0], together.log_prob[i], atol=8e-5, rtol=0)
-        torch.testing.assert_close(alone.feature[0], together.feature[i], atol=1e-5, rtol=0)
-    assert len(widths) > 1, "padding was really at work"
+    # Measured: 0. Kernels of another processor may add otherwise in another shape.
+    check_that_a_batch_equals_each_alone(policy, uniforms(), atol=8e-5)
 
 
 def test_the_picture_is_looked_at_by_every_control_step(policy: OpenVlaOftPolicy) -> None:
@@ -293,32 +253,11 @@ def test_identity_tells_chunks_and_attention_apart(folder: Path) -> None:
     assert policy.identity != OpenVlaPolicy(OpenVlaSpec(**knobs_of(folder)), suite=SUITE, seed=1).identity
 
 
-def batch_of(policy: OpenVlaOftPolicy, critic: SharedCritic, size: int) -> Batch:
-    """Decisions really sampled, with random advantages."""
-    given = seen(size)
-    with torch.no_grad():
-        sampled = policy.sample(policy.prepare(given), temperature=1.0, uniforms=uniforms(size))
-        values = critic.value(sampled.feature).numpy()
-    advantages = np.random.default_rng(0).normal(size=size).astype(np.float32)
-    return Batch(
-        images=given.images,
-        tasks=(np.arange(size) % len(INSTRUCTIONS)).astype(np.int32),
-        instructions=INSTRUCTIONS,
-        tokens=sampled.tokens.numpy(),
-        old_log_probs=sampled.log_prob.numpy(),
-        old_values=values,
-        advantages=advantages,
-        returns=values + advantages,
-        features=None,
-        temperature=1.0,
-    )
-
-
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_an_update_makes_good_chunks_likelier_and_never_moves_the_base(folder: Path, checkpointing: bool) -> None:
     policy = make_policy(folder, gradient_checkpointing=checkpointing)
     critic = SharedCritic(SharedCriticSpec(hidden_sizes=[16]), policy=policy, seed=1)
-    batch = batch_of(policy, critic, 12)
+    batch = make_batch(policy, critic, 12, image_size=64, num_tokens=NUM_TOKENS)
     base = {name: p.clone() for name, p in policy.model.named_parameters() if not p.requires_grad}
     knobs = PpoSpec(lr=1e-3, minibatch_size=12, micro_batch_size=4, epochs=8, max_grad_norm=100.0, target_kl=None)
     stats = Ppo(knobs, policy, critic, critic_warmup=0, iterations=9, seed=1).update(batch, 0)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from parts import COUNT, SUITE, check_that_a_batch_equals_each_alone, decide, knobs_of, seen, stir
 
-from builders import INSTRUCTIONS, make_batch, observation
-from small_openvla import VISION_HEADS, Small, write_checkpoint
+from builders import INSTRUCTIONS, make_batch
+from small_openvla import Small, write_checkpoint
 from vlarl.critics.adapter import AdapterCritic
 from vlarl.critics.frozen import FrozenCritic
 from vlarl.critics.shared import SharedCritic
@@ -24,52 +24,14 @@ from vlarl.recipe.specs.learning import PpoSpec
 from vlarl.recipe.specs.policies import AdapterCriticSpec, FrozenCriticSpec, LoraSpec, OpenVlaSpec, SharedCriticSpec
 from vlarl.types import Observation, SuiteFacts
 
-COUNT = 6
-SUITE = SuiteFacts("tabletop_basic", 64)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint") / "small"
-    write_checkpoint(folder, Small(hidden=64, vision_width=32, vocabulary="small"))
-    return folder
-
 
 def make_policy(folder: Path, *, seed: int = 1, suite: SuiteFacts = SUITE, **knobs: Any) -> OpenVlaPolicy:
-    spec = OpenVlaSpec(
-        **{
-            "checkpoint": str(folder),
-            "vision_heads": VISION_HEADS,
-            "dtype": "float32",
-            "device": "cpu",
-            "images": "plain",
-            "lora": LoraSpec(rank=4, alpha=8),
-            **knobs,
-        }
-    )
-    return OpenVlaPolicy(spec, suite=suite, seed=seed)
-
-
-def stir(weights: Mapping[str, torch.nn.Parameter], seed: int = 3) -> None:
-    """As if trained: adapters start with a second factor of zero."""
-    random = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in weights.values():
-            weight.add_(0.3 * torch.randn(weight.shape, generator=random))
+    return OpenVlaPolicy(OpenVlaSpec(**knobs_of(folder, **knobs)), suite=suite, seed=seed)
 
 
 @pytest.fixture(scope="module")
 def policy(folder: Path) -> OpenVlaPolicy:
-    """With adapters that change something, and decided enough that decoding mistakes show."""
-    policy = make_policy(folder)
-    stir(policy.adapters.weights("policy"))
-    with torch.no_grad():
-        policy.model.language_model.lm_head.weight.mul_(4.0)
-    return policy
-
-
-def seen(count: int = COUNT, seed: int = 0) -> Observation:
-    return observation(count, seed=seed, image_size=64)
+    return decide(make_policy(folder))
 
 
 def uniforms(count: int = COUNT, seed: int = 5) -> np.ndarray:
@@ -115,17 +77,7 @@ def test_the_sliced_head_gives_what_the_whole_head_gives(policy: OpenVlaPolicy) 
 
 
 def test_a_batch_of_mixed_instructions_equals_each_alone(policy: OpenVlaPolicy) -> None:
-    whole, draws = seen(), uniforms()
-    together = policy.sample(policy.prepare(whole), temperature=1.0, uniforms=draws)
-    widths = set()
-    for i in range(COUNT):
-        inputs = policy.prepare(Observation(images=whole.images[i : i + 1], instructions=whole.instructions[i : i + 1]))
-        widths.add(inputs.text.shape[1])
-        alone = policy.sample(inputs, temperature=1.0, uniforms=draws[i : i + 1])
-        assert torch.equal(alone.tokens[0], together.tokens[i])
-        torch.testing.assert_close(alone.log_prob[0], together.log_prob[i], atol=4e-5, rtol=0)
-        torch.testing.assert_close(alone.feature[0], together.feature[i], atol=1e-5, rtol=0)
-    assert len(widths) > 1, "padding was really at work"
+    check_that_a_batch_equals_each_alone(policy, uniforms(), atol=4e-5)
 
 
 def test_among_gives_every_batch_one_shape(policy: OpenVlaPolicy) -> None:
