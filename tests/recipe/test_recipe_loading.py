@@ -10,6 +10,7 @@ import pytest
 from vlarl.errors import RecipeError
 from vlarl.recipe.load import load_recipe, parse_recipe
 from vlarl.recipe.schema import Recipe
+from vlarl.recipe.shipped import shipped_recipes
 
 
 def write(folder: Path, **files: str) -> None:
@@ -150,6 +151,26 @@ def test_a_missing_base_points_at_its_name(tmp_path: Path, monkeypatch: pytest.M
         load_recipe(Path("top.yaml"))
     (found,) = caught.value.diagnostics
     assert (found.code, found.line, found.column, found.hint) == ("R110", 2, 10, "did you mean `base.yaml`?")
+
+
+def test_a_shipped_recipe_is_extended_by_its_name(tmp_path: Path) -> None:
+    write(tmp_path, mine="extends: quickstart\nseed: 8\n", ours="extends: mine.yaml\nname: ours\n")
+    expected = load_recipe(shipped_recipes()["quickstart"], ["seed=8"]).recipe
+    assert load_recipe(tmp_path / "mine.yaml").recipe == expected
+    assert load_recipe(tmp_path / "ours.yaml").recipe == expected.model_copy(update={"name": "ours"})
+
+
+def test_a_file_goes_before_a_shipped_recipe_of_its_name(tmp_path: Path) -> None:
+    (tmp_path / "quickstart").write_text("seed: 3\n", encoding="utf-8")
+    write(tmp_path, mine="extends: quickstart\n")
+    assert load_recipe(tmp_path / "mine.yaml").recipe == Recipe(seed=3, name="mine")
+
+
+def test_a_shipped_recipe_is_no_file_of_that_name(tmp_path: Path) -> None:
+    write(tmp_path, mine="extends: quickstart.yaml\n")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(tmp_path / "mine.yaml")
+    assert str(caught.value.diagnostics[0].hint).endswith("without an ending: `quickstart`")
 
 
 @pytest.mark.parametrize("value", ["3", "{a: 1}", "[1]", "null", "''"])

@@ -11,7 +11,8 @@ from vlarl.recipe.specs.study import StudySpec
 TITLE = "vlarl recipe"
 STUDY_TITLE = "vlarl study"
 _EXTENDS = {
-    "description": "Recipes this one builds on, relative to this file; later ones win, this file wins over all.",
+    "description": "Recipes this one builds on: files relative to this one, or shipped recipes by name; later ones "
+    "win, this file wins over all.",
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
 }
 

@@ -18,7 +18,7 @@ from vlarl.errors import Diagnostic, RecipeError
 from vlarl.recipe.diagnose import check
 from vlarl.recipe.override import apply_override, apply_setting
 from vlarl.recipe.schema import NAME, Recipe, differences, leaves, recipe_digest
-from vlarl.recipe.shipped import find_recipe
+from vlarl.recipe.shipped import find_recipe, shipped_recipes
 from vlarl.recipe.text import MAX_BYTES, Entry, Mapping, Node, Place, Scalar, Sequence, parse, plain
 from vlarl.recipe.tree import find, merge
 from vlarl.recipe.write import scalar_text, to_yaml
@@ -232,9 +232,12 @@ class _Loader:
 
             beside = [p.name for p in sorted(path.parent.glob("*.yaml"))[:200]] if path.parent.is_dir() else []
             close = suggest(path.name, beside)
+            known = suggest(path.stem, shipped_recipes())
             hint = (
                 f"did you mean `{display(path.parent / close)}`?"
                 if close
+                else f"the shipped one is named without an ending: `{known}`"
+                if known
                 else "`vlarl list recipes` shows the shipped ones"
             )
         self.complain("R110", f"cannot read `{display(path)}`: {reason}", place, hint=hint)
@@ -271,7 +274,7 @@ class _Loader:
         merged = _EMPTY
         for item in entry.node.items if isinstance(entry.node, Sequence) else (entry.node,):
             if isinstance(item, Scalar) and isinstance(item.value, str) and item.value and "\0" not in item.value:
-                merged = merge(merged, self.file(folder / item.value, chain, named_at=item.place))
+                merged = merge(merged, self.file(_base(item.value, folder), chain, named_at=item.place))
             else:
                 hint = "write `extends: base.yaml` or `extends: [a.yaml, b.yaml]`"
                 self.complain("R104", "`extends` takes a path or a list of paths", item.place, hint=hint)
@@ -279,6 +282,12 @@ class _Loader:
 
 
 _EMPTY = Mapping({}, Place(origin="empty"))
+
+
+def _base(text: str, folder: Path) -> Path:
+    """The file that ``extends`` names: one relative to ``folder``, or a shipped recipe by its name."""
+    path = folder / text
+    return path if path.suffix or path.exists() else shipped_recipes().get(text, path)
 
 
 def display(path: Path) -> str:
