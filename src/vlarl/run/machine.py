@@ -108,7 +108,10 @@ def code(package: Path, absent: Absent) -> tuple[dict[str, Any], bytes]:
 
 def packages() -> dict[str, str]:
     """Version of every installed distribution, by normalised name."""
-    found = {str(one.metadata["Name"]): one.version for one in metadata.distributions() if one.metadata["Name"]}
+    found: dict[str, str] = {}
+    for one in metadata.distributions():
+        if one.metadata["Name"]:
+            found.setdefault(str(one.metadata["Name"]), one.version)  # the first on the path is the one imported
     return {re.sub(r"[-_.]+", "-", name).lower(): found[name] for name in sorted(found, key=str.lower)}
 
 
