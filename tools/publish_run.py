@@ -48,8 +48,9 @@ def anonymous(manifest: Mapping[str, Any]) -> dict[str, Any]:
 def publish(run: Path, out: Path, *, reference: bool = False) -> list[Path]:
     """The written files. ``chain.jsonl`` has a line per iteration: link, digests, counts, statistics, seconds."""
     out.mkdir(parents=True, exist_ok=True)
-    manifest = json.dumps(anonymous(json.loads((run / "manifest.json").read_text())), indent=2, ensure_ascii=False) + "\n"
-    texts = {"manifest.json": manifest, "recipe.resolved.yaml": (run / "recipe.resolved.yaml").read_text()}
+    manifest = anonymous(json.loads((run / "manifest.json").read_text()))
+    told = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    texts = {"manifest.json": told, "recipe.resolved.yaml": (run / "recipe.resolved.yaml").read_text()}
     for name, text in texts.items():
         (out / name).write_text(without_places(text, run))
     evaluations = sorted((run / "eval").glob("*.json"))

@@ -81,7 +81,7 @@ def differences(then: Mapping[str, Any], here: Mapping[str, Any], recipe: Recipe
     found = [
         *_recipe(then, here, recipe),
         *_code(then["code"], here["code"]),
-        *_assets(then.get("assets") or (), here.get("assets") or ()),
+        *asset_differences(then.get("assets") or (), here.get("assets") or ()),
         *_packages(then["packages"], here["packages"]),
         *_machine(then["machine"], here["machine"]),
         *_settings(then.get("environment") or {}, here.get("environment") or {}),
@@ -179,7 +179,7 @@ def _stage_of_file(name: str) -> str:
     return stages.get(top, "")
 
 
-def _assets(then: Any, here: Any) -> Iterator[Difference]:
+def asset_differences(then: Any, here: Any) -> Iterator[Difference]:
     old, new = ({(one["kind"], one["name"]): one["sha256"] for one in each} for each in (then, here))
     changes = {
         "suite": "physics and pixels",
