@@ -51,6 +51,17 @@ _DANGER = (
 )
 _WORDS_OF_RECIPES = ("code", "docs", "generated", "json_schema", "listing", "starter", "study")  # explain or print
 _SETTINGS = {
+    **dict.fromkeys(
+        (
+            "ATEN_CPU_CAPABILITY",
+            "MKL_CBWR",
+            "MKL_ENABLE_INSTRUCTIONS",
+            "NPY_DISABLE_CPU_FEATURES",
+            "ONEDNN_MAX_CPU_ISA",
+            "OPENBLAS_CORETYPE",
+        ),
+        "last bits of every sum",  # another choice of kernels than the processor's own
+    ),
     "GALLIUM_DRIVER": "pixels",
     "LIBGL_ALWAYS_SOFTWARE": "pixels",
     "LP_NATIVE_VECTOR_WIDTH": "pixels",
