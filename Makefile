@@ -12,7 +12,7 @@ export VENV PYTHON VARIANT TORCH_CPU_INDEX
 # A package from ~/.local would shadow the locked one.
 export PYTHONNOUSERSITE = 1
 
-.PHONY: help quickstart smoke environment dev test test-slow lint format coverage locks locks-check clean
+.PHONY: help quickstart smoke environment dev test test-slow lint format coverage golden locks locks-check clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -51,6 +51,14 @@ coverage: dev  ## the tests with coverage of layers 1 to 5, simulator processes 
 	$(BIN)/coverage run -m pytest -m "not slow" $(TESTS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+golden: dev  ## the references of tests/golden anew, after a change of numerics that was meant
+	rm -rf build/golden
+	for name in smoke quickstart; do \
+	  $(BIN)/vlarl train recipes/$$name.yaml --set determinism=strict --set run.cache=build/golden/cache --runs build/golden && \
+	  rm -rf tests/golden/$$name && \
+	  $(BIN)/python tools/publish_run.py build/golden/$$name-* tests/golden/$$name --reference || exit 1; \
+	done
 
 locks:  ## resolve the locks again, keeping what is pinned (DATE=today or YYYY-MM-DD for newer packages)
 	@python=$$(tools/setup.sh --python) && "$$python" tools/lock_files.py make $(if $(DATE),--date $(DATE))

@@ -96,6 +96,7 @@ class Comparison:
         self.here: Mapping[str, Any] = {}
         self.differences: tuple[Difference, ...] = ()
         self.num_equal = self.num_evaluations = 0
+        self.not_kept: list[str] = []  # evaluations made here that the run has no record of
         self.chain: tuple[str | None, str | None] = (None, None)
 
     def described(self, manifest: Mapping[str, Any]) -> None:
@@ -117,6 +118,7 @@ class Comparison:
         name = f"{event['suite']}-{event['iteration']:06d}.json"
         then = self._evaluations.get(name)
         if then is None:
+            self.not_kept.append(name)
             return
         assert self.run is not None
         self._stop_at(evaluation_drift(then, read_document(self.run.evaluations / name)))
@@ -333,6 +335,8 @@ def _short_of_whole(again: Again, reference: Reference, compared: Compared, is_f
     missing = len(reference.evaluations()) - compared.num_evaluations
     if missing > 0:
         return f"{missing} of the run's evaluations were not repeated"
+    if again.comparison.not_kept:
+        return "there is no record of the run's evaluations " + ", ".join(again.comparison.not_kept)
     return None
 
 

@@ -51,6 +51,17 @@ _DANGER = (
 )
 _WORDS_OF_RECIPES = ("code", "docs", "generated", "json_schema", "listing", "starter", "study")  # explain or print
 _SETTINGS = {
+    **dict.fromkeys(
+        (
+            "ATEN_CPU_CAPABILITY",
+            "MKL_CBWR",
+            "MKL_ENABLE_INSTRUCTIONS",
+            "NPY_DISABLE_CPU_FEATURES",
+            "ONEDNN_MAX_CPU_ISA",
+            "OPENBLAS_CORETYPE",
+        ),
+        "last bits of every sum",  # another choice of kernels than the processor's own
+    ),
     "GALLIUM_DRIVER": "pixels",
     "LIBGL_ALWAYS_SOFTWARE": "pixels",
     "LP_NATIVE_VECTOR_WIDTH": "pixels",
@@ -81,7 +92,7 @@ def differences(then: Mapping[str, Any], here: Mapping[str, Any], recipe: Recipe
     found = [
         *_recipe(then, here, recipe),
         *_code(then["code"], here["code"]),
-        *_assets(then.get("assets") or (), here.get("assets") or ()),
+        *asset_differences(then.get("assets") or (), here.get("assets") or ()),
         *_packages(then["packages"], here["packages"]),
         *_machine(then["machine"], here["machine"]),
         *_settings(then.get("environment") or {}, here.get("environment") or {}),
@@ -179,7 +190,7 @@ def _stage_of_file(name: str) -> str:
     return stages.get(top, "")
 
 
-def _assets(then: Any, here: Any) -> Iterator[Difference]:
+def asset_differences(then: Any, here: Any) -> Iterator[Difference]:
     old, new = ({(one["kind"], one["name"]): one["sha256"] for one in each} for each in (then, here))
     changes = {
         "suite": "physics and pixels",

@@ -96,7 +96,7 @@ class RecipeCheck:
 def read_reference(run: str, runs: Path) -> Reference:
     """The run folder or published folder ``run``.
 
-    AssetError: R301, R302, R330 not a run; R366 no chain in it; R368 the chain contradicts itself or the manifest.
+    AssetError: R301, R302, R330 not a run; R366 no chain or recipe in it; R368 it contradicts itself or the manifest.
     """
     path = Path(run).expanduser()
     folder = RunFolder(path) if (path / "manifest.json").is_file() else open_run(run, runs)
@@ -104,13 +104,14 @@ def read_reference(run: str, runs: Path) -> Reference:
     manifest = manifests.read(folder)
     source = folder.path / CHAIN if published else folder.events
     links = _links(source)
-    if not links:
-        raise AssetError(
-            f"{folder.path} holds no chain to compare with",
-            code="R366",
-            place=str(source),
-            hint="name a run that did an iteration, or a folder that tools/publish_run.py wrote",
-        )
+    for missing, path in ((not links, source), (not folder.resolved_recipe.is_file(), folder.resolved_recipe)):
+        if missing:
+            raise AssetError(
+                f"{folder.path} holds no {'chain to compare with' if path == source else 'recipe to repeat'}",
+                code="R366",
+                place=str(path),
+                hint="name a run that did an iteration, or a whole folder that tools/publish_run.py wrote",
+            )
     reference = Reference(folder=folder, published=published, manifest=manifest, links=links)
     contradiction = _contradiction(reference)
     if contradiction is not None:

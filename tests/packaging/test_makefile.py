@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = (
     *("quickstart", "smoke", "test", "test-slow", "lint", "coverage"),
-    *("locks", "locks-check", "environment", "dev", "clean"),
+    *("golden", "locks", "locks-check", "environment", "dev", "clean"),
 )
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

@@ -10,19 +10,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from vlarl.errors import EnvironmentUnusable, RecipeError, Stopped
+from vlarl.errors import EnvironmentUnusable, RecipeError, RunError, Stopped
 from vlarl.recipe.load import load_recipe
+from vlarl.rewards.success import SuccessReward
 from vlarl.run.checkpoint import iterations
 from vlarl.run.events import read_events
 from vlarl.run.folder import RunFolder, find_runs
 from vlarl.train import TrainingResult, Watcher, resume, train
+from vlarl.types import Rollout
 
 RECIPE = """
 name: small
@@ -247,6 +251,66 @@ def test_a_damaged_checkpoint_is_passed_over(uninterrupted: TrainingResult, stop
     whole = resume(stopped, command=["test"], watcher=Watcher(say=said.append))
     assert any("000004" in line for line in said)
     assert chain_of(whole.run) == chain_of(uninterrupted.run)
+
+
+@contextmanager
+def small_disk(place: Path, kib: int) -> Iterator[None]:
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(place)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no small disk can be made here: {mounted.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_full_disk_is_one_message_and_with_more_room_the_run_goes_on(
+    bench: Bench, uninterrupted: TrainingResult, tmp_path: Path
+) -> None:
+    needed = sum(path.stat().st_size for path in uninterrupted.run.path.rglob("*") if path.is_file())
+    with small_disk(tmp_path / "disk", needed * 6 // 10 // 1024):
+        with pytest.raises(EnvironmentUnusable) as full:
+            bench.train(tmp_path / "disk")
+        assert (full.value.code, full.value.exit_status) == ("E430", 4)
+        [run] = find_runs(tmp_path / "disk")
+        assert 0 < len(chain_of(run)) < 6
+        subprocess.run(["mount", "-o", "remount,size=256m", str(tmp_path / "disk")], check=True)
+        assert chain_of(resume(run, command=["test"]).run) == chain_of(uninterrupted.run)
+
+
+def test_a_clock_that_jumps_back_changes_nothing(
+    bench: Bench, uninterrupted: TrainingResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, jumped = time.time, []
+    monkeypatch.setattr(time, "time", lambda: real() - 10**6 * len(jumped))
+    half = bench.train(tmp_path, until=4, watcher=Watcher(iteration=jumped.append))
+    assert len(jumped) == 4
+    whole = resume(half.run, command=["test"])
+    assert chain_of(whole.run) == chain_of(uninterrupted.run)
+    assert all(seconds >= 0.0 for event in steps(whole.run) for seconds in event["ledger"].values())
+
+
+def test_a_reward_that_is_no_number_stops_the_run_and_a_resume_loses_nothing(
+    bench: Bench, uninterrupted: TrainingResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score, calls = SuccessReward.score, []
+
+    def spoiled(reward: SuccessReward, rollout: Rollout) -> np.ndarray:
+        calls.append(rollout)
+        return score(reward, rollout) * np.float32("nan" if len(calls) == 4 else 1.0)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SuccessReward, "score", spoiled)
+        with pytest.raises(RunError) as stopped:
+            bench.train(tmp_path)
+    assert (stopped.value.code, stopped.value.exit_status) == ("X513", 1)
+    [run] = find_runs(tmp_path)
+    assert len(chain_of(run)) == 3
+    assert json.loads(run.manifest.read_text())["status"] == "failed"
+    assert chain_of(resume(run, command=["test"]).run) == chain_of(uninterrupted.run)
 
 
 def test_or_resume_goes_on_with_the_unfinished_run(bench: Bench, tmp_path: Path) -> None:

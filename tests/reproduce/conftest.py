@@ -104,19 +104,30 @@ def reproduce(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..
     return run
 
 
+@pytest.fixture(scope="session")
+def reproduce_ahead() -> Callable[..., Answer]:
+    """`vlarl reproduce` in a process that finds packages in ``ahead`` first."""
+
+    def run(ahead: Path, out: Path, source: RunFolder | Path, *options: str) -> Answer:
+        program = f"import sys; sys.path.insert(0, {str(ahead)!r}); from vlarl.cli import main; main()"
+        path = source.path if isinstance(source, RunFolder) else source
+        words = ["reproduce", str(path), "--json", "--out", str(out), *options]
+        done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
+        assert done.stdout, done.stderr
+        return Answer(done.returncode, json.loads(done.stdout), done.stderr)
+
+    return run
+
+
 @pytest.fixture
-def reproduce_with(tmp_path: Path) -> Callable[..., Answer]:
+def reproduce_with(tmp_path: Path, reproduce_ahead: Callable[..., Answer]) -> Callable[..., Answer]:
     """`vlarl reproduce` with a copy of the package in which one text of one file is another."""
 
-    def run(file: str, old: str, new: str, source: RunFolder, *options: str) -> Answer:
+    def run(file: str, old: str, new: str, source: RunFolder | Path, *options: str) -> Answer:
         package = Path(shutil.copytree(Path(vlarl.__file__).parent, tmp_path / "other" / "vlarl"))
         text = (package / file).read_text()
         assert text.count(old) == 1, f"{file} has no single `{old}`"
         (package / file).write_text(text.replace(old, new))
-        program = f"import sys; sys.path.insert(0, {str(package.parent)!r}); from vlarl.cli import main; main()"
-        words = ["reproduce", str(source.path), "--json", "--out", str(tmp_path / "again"), *options]
-        done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
-        assert done.stdout, done.stderr
-        return Answer(done.returncode, json.loads(done.stdout), done.stderr)
+        return reproduce_ahead(package.parent, tmp_path / "again", source, *options)
 
     return run

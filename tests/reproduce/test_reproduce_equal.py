@@ -95,11 +95,27 @@ def test_a_run_that_did_not_end_is_not_whole(
     assert "1 of 2 iterations" in answer.document["not_whole"]
 
 
-def test_a_published_run_is_held_to_its_chain(bare: RunFolder, reproduce: Reproduce, tmp_path: Path) -> None:
-    publish(bare.path, tmp_path / "published")
+@pytest.mark.parametrize("reference", [False, True])
+def test_a_published_run_is_held_to_its_chain(
+    bare: RunFolder, reproduce: Reproduce, tmp_path: Path, reference: bool
+) -> None:
+    publish(bare.path, tmp_path / "published", reference=reference)
+    told = json.loads((tmp_path / "published" / "manifest.json").read_text())
+    assert "host" not in told["machine"]
+    assert str(tmp_path.parent) not in (tmp_path / "published" / "recipe.resolved.yaml").read_text()
     answer = reproduce(tmp_path / "published")
     assert (answer.status, answer.tier, answer.document["published"]) == (0, "T4", True)
     assert answer.document["unrecorded"] == []
+
+
+def test_without_its_evaluations_a_published_run_is_not_whole(
+    bare: RunFolder, reproduce: Reproduce, tmp_path: Path
+) -> None:
+    publish(bare.path, tmp_path / "published")
+    (tmp_path / "published" / "tabletop_basic-000000.json").unlink()
+    answer = reproduce(tmp_path / "published")
+    assert (answer.status, answer.tier) == (0, "T3")
+    assert "no record of the run's evaluations tabletop_basic-000000.json" in answer.document["not_whole"]
 
 
 def test_an_older_published_run_says_what_it_lacks(

@@ -126,6 +126,19 @@ def test_a_published_run_has_no_stages(
     assert told(reproduce(tmp_path / "published", *options)) == (4, "R367")
 
 
+@pytest.mark.parametrize(
+    ("missing", "code"), [("manifest.json", "R302"), ("recipe.resolved.yaml", "R366"), ("chain.jsonl", "R366")]
+)
+def test_what_a_published_run_lacks_is_named(
+    small: RunFolder, reproduce: Reproduce, tmp_path: Path, missing: str, code: str
+) -> None:
+    publish(small.path, tmp_path / "published", reference=True)
+    (tmp_path / "published" / missing).unlink()
+    answer = reproduce(tmp_path / "published")
+    assert told(answer)[1] == code
+    assert missing in str(answer.document["error"])
+
+
 def test_one_process_only(small: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not by the command: with WORLD_SIZE set it leaves without a way back."""
     monkeypatch.setenv("WORLD_SIZE", "2")

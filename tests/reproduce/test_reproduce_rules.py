@@ -9,9 +9,10 @@ import pytest
 
 from vlarl.reproduce_certificate import Certificate, Compared, certificate_text
 from vlarl.reproduce_chain import STAGES, TIERS, Drift, drift_between, evaluation_drift, start_drift
-from vlarl.reproduce_here import differences, unrecorded
+from vlarl.reproduce_here import _SETTINGS, differences, unrecorded
 from vlarl.reproduce_reference import Link, RecipeCheck
 from vlarl.reproduce_stages import _ended_otherwise
+from vlarl.run.machine import ENVIRONMENT_VARIABLES
 from vlarl.types import Episode, EpisodeSpec
 
 MANIFEST: dict[str, Any] = {
@@ -68,6 +69,7 @@ def changed(*path: str, value: Any) -> dict[str, Any]:
         (changed("machine", "gpus", value=GPU), "gpu", "model and driver", True),
         (changed("machine", "python", value="CPython 3.12.1"), "python", "version", False),
         (changed("environment", "GALLIUM_DRIVER", value="softpipe"), "setting", "GALLIUM_DRIVER", True),
+        (changed("environment", "ATEN_CPU_CAPABILITY", value="default"), "setting", "ATEN_CPU_CAPABILITY", True),
         (changed("environment", "VLARL_IMAGE_DIGEST", value="sha256:1"), "container", "VLARL_IMAGE_DIGEST", True),
         (changed("seeds", "scheme", value="blake2b-2"), "seeds", "derivation", True),
         (
@@ -83,6 +85,10 @@ def test_one_difference_has_its_name(here: dict[str, Any], kind: str, name: str,
     assert differences(MANIFEST, MANIFEST, SAME) == ()
     (found,) = differences(MANIFEST, here, SAME)
     assert (found.kind, found.name, found.matters) == (kind, name, matters)
+
+
+def test_every_setting_that_matters_is_recorded() -> None:
+    assert set(_SETTINGS) <= set(ENVIRONMENT_VARIABLES)
 
 
 def test_a_commit_that_changed_no_file_is_no_difference() -> None:

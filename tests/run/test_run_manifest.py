@@ -91,6 +91,16 @@ def test_machine_and_packages_are_recorded_or_said_to_be_absent(run: RunFolder) 
         assert reason
 
 
+def test_of_a_package_that_is_there_twice_the_imported_one_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "numpy-0.0.1.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 0.0.1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert machine.packages()["numpy"] == metadata.version("numpy") == "0.0.1"
+
+
 def test_torch_build_is_read_without_importing_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Installed:
         def locate_file(self, name: str) -> Path:

@@ -129,9 +129,9 @@ OF_INPUTS: Mapping[str, Code] = MappingProxyType(
             "missing, none twice.",
         ),
         "R366": Code(
-            "no chain to compare with",
-            "The folder named to `vlarl reproduce` holds no whole hash chain: it did no iteration, or is neither a run "
-            "folder nor one that tools/publish_run.py wrote.",
+            "nothing to repeat, or no chain to compare with",
+            "The folder named to `vlarl reproduce` holds no resolved recipe or no whole hash chain: it did no iteration, "
+            "lost files, or is neither a run folder nor one that tools/publish_run.py wrote.",
         ),
         "R367": Code(
             "what a stage begins with was not kept",

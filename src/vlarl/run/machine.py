@@ -25,16 +25,22 @@ from vlarl.digest import bytes_digest, file_digest
 Absent = dict[str, str]
 
 ENVIRONMENT_VARIABLES = (
+    "ATEN_CPU_CAPABILITY",
     "CUBLAS_WORKSPACE_CONFIG",
     "CUDA_VISIBLE_DEVICES",
     "GALLIUM_DRIVER",
     "LIBGL_ALWAYS_SOFTWARE",
     "LP_NATIVE_VECTOR_WIDTH",
     "LP_NUM_THREADS",
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
     "MKL_NUM_THREADS",
     "MUJOCO_EGL_DEVICE_ID",
     "MUJOCO_GL",
+    "NPY_DISABLE_CPU_FEATURES",
     "OMP_NUM_THREADS",
+    "ONEDNN_MAX_CPU_ISA",
+    "OPENBLAS_CORETYPE",
     "OPENBLAS_NUM_THREADS",
     "PYOPENGL_PLATFORM",
     "PYTHONHASHSEED",
@@ -108,7 +114,10 @@ def code(package: Path, absent: Absent) -> tuple[dict[str, Any], bytes]:
 
 def packages() -> dict[str, str]:
     """Version of every installed distribution, by normalised name."""
-    found = {str(one.metadata["Name"]): one.version for one in metadata.distributions() if one.metadata["Name"]}
+    found: dict[str, str] = {}
+    for one in metadata.distributions():
+        if one.metadata["Name"]:
+            found.setdefault(str(one.metadata["Name"]), one.version)  # the first on the path is the one imported
     return {re.sub(r"[-_.]+", "-", name).lower(): found[name] for name in sorted(found, key=str.lower)}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vlarl.errors import RunError
 from vlarl.recipe.specs.suites import LiberoSpec
 from vlarl.suites.libero.suite import LiberoSuite
 from vlarl.types import EpisodeSpec
@@ -129,3 +130,15 @@ def test_fast_pictures_differ_only_in_edges_and_reflections() -> None:
     difference = np.abs(pictures[0] - pictures[1])
     assert 0 < difference.mean() < 6
     assert (difference.max(axis=-1) > 32).mean() < 0.08
+
+
+def test_a_state_that_is_no_number_is_an_error_not_a_silent_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # MuJoCo logs the warning to a file in the working folder
+    simulation = _suite("libero_goal.8.0").simulation(0)
+    simulation.begin(EpisodeSpec(task=0, split="train", init=0, seed=0))
+    simulation.advance(np.zeros(7))
+    simulation.episode.data.qvel[0] = np.nan
+    with pytest.raises(RunError, match="diverged at step 2"):
+        simulation.advance(np.zeros(7))
