@@ -1,7 +1,18 @@
 """Makes ``builders``, the fake suites and the benchmarks importable from every test, whichever is collected alone."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "suites"))
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """Whole runs set torch's threads for their process; the next test begins with one, whichever went before."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)

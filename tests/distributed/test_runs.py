@@ -127,6 +127,7 @@ def test_the_first_process_alone_speaks_and_writes(together: tuple[RunFolder, li
     }
 
 
+@pytest.mark.slow
 def test_sigterm_on_one_process_stops_both_and_a_resume_loses_nothing(
     bench: Bench, alone: RunFolder, tmp_path: Path
 ) -> None:

@@ -227,6 +227,7 @@ def test_a_reload_answers_the_same_to_the_bit(made: tuple[Trained, list[float]],
     assert np.array_equal(answers["progress"], again[:, 1])
 
 
+@pytest.mark.slow
 def test_the_same_labels_and_seed_give_the_same_adapters(
     made: tuple[Trained, list[float]], bases: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -302,6 +302,7 @@ def sampled(runs: Path, **options: Any) -> EvaluationOutcome:
     )
 
 
+@pytest.mark.slow
 def test_shards_of_a_checkpoint_merge_to_the_whole(runs: Path, tmp_path: Path) -> None:
     [run] = runs.iterdir()
     parts = [sampled(runs, shard=Shard(number, 4)).path for number in (1, 2, 3, 4)]

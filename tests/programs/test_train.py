@@ -161,7 +161,9 @@ def test_a_killed_worker_changes_nothing(bench: Bench, uninterrupted: TrainingRe
     assert chain_of(other.run) == chain_of(uninterrupted.run)
 
 
-@pytest.mark.parametrize("knob", ["seed=4", "ppo.clip=0.1", "ppo.truncation=bootstrap"])
+@pytest.mark.parametrize(
+    "knob", [pytest.param("seed=4", marks=pytest.mark.slow), "ppo.clip=0.1", "ppo.truncation=bootstrap"]
+)
 def test_one_knob_gives_other_weights(bench: Bench, uninterrupted: TrainingResult, tmp_path: Path, knob: str) -> None:
     other = bench.train(tmp_path, knob, "evaluation.episodes=1", until=3)
     # The first link holds the recipe's hash, so the chain would differ even if the knob were never read.
@@ -177,6 +179,7 @@ def test_stopping_and_resuming_is_never_stopping(bench: Bench, uninterrupted: Tr
     assert whole.last["episodes"] == uninterrupted.last["episodes"]
 
 
+@pytest.mark.slow
 def test_imitation_alone_is_a_run_that_can_go_on(bench: Bench, uninterrupted: TrainingResult, tmp_path: Path) -> None:
     cloned = bench.train(tmp_path, until=0)
     assert cloned.iterations == 0

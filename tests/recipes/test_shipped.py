@@ -94,7 +94,12 @@ def test_a_recipe_that_cannot_run_here_fits_the_machine_it_is_for(name: str) -> 
     assert any("is missing" in warning for warning in plan.warnings)
 
 
-@pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path",
+    # Real LIBERO takes minutes where everything else takes seconds.
+    [pytest.param(path, marks=[pytest.mark.slow] * (path.stem == "libero_cpu")) for path in RUNNABLE],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
 def test_the_first_iterations_of_a_shipped_recipe_run(path: Path, tmp_path: Path) -> None:
     overrides = [*SMALL, f"run.cache={tmp_path / 'cache'}"]
     recipe = load_recipe(path).recipe

@@ -58,6 +58,7 @@ def test_a_changed_colour(bare: RunFolder, reproduce_with: Reproduce) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_changed_colour_in_recorded_actions(bare: RunFolder, reproduce_with: Reproduce, tmp_path: Path) -> None:
     answer = reproduce_with(SCENE, GREY, GREEN, bare, "--stage", "physics")
     assert (answer.status, answer.tier) == (0, "T1"), "a colour moves nothing"
@@ -72,6 +73,7 @@ def test_changed_friction_shows_in_the_warm_start(small: RunFolder, reproduce_wi
     assert ("asset", "suite tabletop_basic/pair.xml") in answer.named()
 
 
+@pytest.mark.slow
 def test_changed_friction_in_a_checkpoint(small: RunFolder, reproduce_with: Reproduce) -> None:
     """The episodes under way are replayed when a checkpoint is restored."""
     answer = reproduce_with(SCENE, LIGHT, STICKY, small, "--from-checkpoint", "2")

@@ -91,6 +91,7 @@ def test_a_decay_is_the_same_after_a_stop_anywhere(tmp_path: Path, model: Path, 
     assert watched(begun.run) == watched(whole.run)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_keeps_a_checkpoint_and_may_go_on(
     tmp_path: Path, model: Path, hacked: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -317,6 +317,7 @@ def start(path: Path, out: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_real_runs_stopped_and_gone_on(tmp_path: Path) -> None:
     """Two cells, one seed: stopped in the first run, then run to the end; the stopped run is the one that is done."""
     path, out = write_study(tmp_path, STUDY.replace("[1, 2]", "[1]")), tmp_path / "out"

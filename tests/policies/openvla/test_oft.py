@@ -253,7 +253,7 @@ def test_identity_tells_chunks_and_attention_apart(folder: Path) -> None:
     assert policy.identity != OpenVlaPolicy(OpenVlaSpec(**knobs_of(folder)), suite=SUITE, seed=1).identity
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_an_update_makes_good_chunks_likelier_and_never_moves_the_base(folder: Path, checkpointing: bool) -> None:
     policy = make_policy(folder, gradient_checkpointing=checkpointing)
     critic = SharedCritic(SharedCriticSpec(hidden_sizes=[16]), policy=policy, seed=1)

@@ -84,6 +84,7 @@ def test_every_suite_runs_on_both_renderers_with_equal_pictures() -> None:
         assert renderer == "osmesa"
 
 
+@pytest.mark.slow
 def test_the_pool_gives_the_same_episodes_whatever_the_number_of_workers() -> None:
     actions = np.random.default_rng(0).uniform(-1, 1, (3, 3, 7)).astype(np.float32)
     seen = []
