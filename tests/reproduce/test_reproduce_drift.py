@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from vlarl.run import manifest
 from vlarl.run.folder import RunFolder, find_runs
 
