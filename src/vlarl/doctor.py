@@ -131,11 +131,9 @@ def read_lock(text: str) -> dict[str, str]:
 
 def _required() -> set[str]:
     """Names of all that an installed package requires here, extras aside."""
-    from packaging.requirements import Requirement
-
-    named = (Requirement(text) for each in metadata.distributions() for text in each.requires or ())
-    asked = (one.name for one in named if one.marker is None or one.marker.evaluate({"extra": ""}))
-    return {re.sub(r"[-_.]+", "-", name).lower() for name in asked}
+    texts = (text for each in metadata.distributions() for text in each.requires or () if "extra ==" not in text)
+    names = (match[0] for match in map(re.compile(r"[\w.-]+").match, texts) if match)
+    return {re.sub(r"[-_.]+", "-", name).lower() for name in names}
 
 
 def check_user_site() -> Check:
