@@ -42,7 +42,11 @@ class Golden:
             pytest.skip(f"it does not hold here before the change either: {self.repeated.drift['text']}")
 
 
-@pytest.fixture(scope="module", params=[("smoke", 1), pytest.param(("quickstart", 3), marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module",
+    params=[("smoke", 1), pytest.param(("quickstart", 3), marks=pytest.mark.slow)],
+    ids=["smoke", "quickstart"],
+)
 def golden(
     request: pytest.FixtureRequest, reproduce_ahead: Reproduce, tmp_path_factory: pytest.TempPathFactory
 ) -> Golden:
@@ -72,6 +76,7 @@ def test_a_changed_package_version_is_named(golden: Golden) -> None:
     assert "mujoco: 3.1.6 then, 3.1.5 here" in golden.repeated.errors
 
 
+@pytest.mark.slow
 def test_a_changed_line_of_ppo_is_named(golden: Golden, reproduce_with: Reproduce) -> None:
     golden.skip_unless_it_holds()
     answer = reproduce_with("ppo.py", UPPER, TWICE, golden.folder, "--iterations", str(golden.updated + 1))
@@ -81,6 +86,7 @@ def test_a_changed_line_of_ppo_is_named(golden: Golden, reproduce_with: Reproduc
     assert answer.named()["code", "ppo.py"] == "updates"
 
 
+@pytest.mark.slow
 def test_a_changed_asset_is_named(golden: Golden, reproduce_with: Reproduce) -> None:
     golden.skip_unless_it_holds()
     answer = reproduce_with(SCENE, GREY, GREEN, golden.folder, "--iterations", "1")
