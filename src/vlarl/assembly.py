@@ -101,7 +101,7 @@ def _build_reward(spec: PartSpec, recipe: Recipe, suite: Suite) -> Reward:
     """AssetError R395-R398 where the model of a process reward cannot judge this suite."""
     reward: Reward
     if isinstance(spec, DenseOracleRewardSpec):
-        reward = build(spec, gamma=recipe.ppo.gamma)
+        reward = build(spec, gamma=recipe.ppo.gamma, truncation=recipe.ppo.truncation)
         return reward
     if not isinstance(spec, ProcessRewardSpec):
         reward = build(spec)
@@ -113,7 +113,9 @@ def _build_reward(spec: PartSpec, recipe: Recipe, suite: Suite) -> Reward:
     wanted = Meaning(action=conventions.action, suite=recipe.suite.kind, image_size=conventions.image_size)
     check_meaning(scorer, wanted)
     horizons = [task.horizon for task in suite.tasks()]
-    reward = build(spec, scorer=scorer, gamma=recipe.ppo.gamma, horizons=horizons, iterations=recipe.train.iterations)
+    ppo, iterations = recipe.ppo, recipe.train.iterations
+    discounting = {"gamma": ppo.gamma, "truncation": ppo.truncation}
+    reward = build(spec, scorer=scorer, horizons=horizons, iterations=iterations, **discounting)
     return reward
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from builders import make_rollout
+from vlarl.recipe.specs.learning import Truncation
 from vlarl.recipe.specs.rewards import DenseOracleRewardSpec
 from vlarl.rewards.dense_oracle import DenseOracleReward
 from vlarl.types import Rollout
@@ -30,8 +31,17 @@ def rollout(**fields: Any) -> Rollout:
     return make_rollout(1, 5, **{**blank, **fields})
 
 
-def reward() -> DenseOracleReward:
-    return DenseOracleReward(DenseOracleRewardSpec(scale=2.0, length=0.1), gamma=GAMMA)
+def reward(truncation: Truncation = "bootstrap") -> DenseOracleReward:
+    return DenseOracleReward(DenseOracleRewardSpec(scale=2.0, length=0.1), gamma=GAMMA, truncation=truncation)
+
+
+def test_at_the_horizon_nothing_is_left_where_nothing_follows_it() -> None:
+    """Success and waiting near the goal until the horizon then both pay -Phi(first): no shaping beats success."""
+    given = rollout(truncated=np.array([[False, False, False, False, True]]))
+    kept, ended = reward("bootstrap").score(given), reward("terminal").score(given)
+    assert (kept != ended).tolist() == [[False, False, False, False, True]]
+    assert ended[0, 4] == pytest.approx(2.0 * -0.3, abs=1e-6)
+    assert float(ended[0, 3:] @ [1.0, GAMMA]) == pytest.approx(-2.0 * 0.1, abs=1e-6)
 
 
 def test_pays_the_difference_of_the_potential_and_nothing_is_left_after_success() -> None:
@@ -53,7 +63,7 @@ def test_a_step_that_errors_and_a_slot_that_waits_pay_nothing() -> None:
 @pytest.mark.parametrize("length", [0.05, 0.2])
 def test_the_length_says_how_near_is_near(length: float) -> None:
     spec = DenseOracleRewardSpec(scale=1.0, length=length)
-    found = DenseOracleReward(spec, gamma=1.0).score(
+    found = DenseOracleReward(spec, gamma=1.0, truncation="terminal").score(
         make_rollout(
             1, 1, goal_distance=np.array([[length]], np.float32), next_goal_distance=np.zeros((1, 1), np.float32)
         )

@@ -10,6 +10,7 @@ import pytest
 
 from builders import make_rollout
 from vlarl.advantages import advantages
+from vlarl.recipe.specs.learning import Truncation
 from vlarl.recipe.specs.rewards import ProcessRewardSpec, SuccessRewardSpec
 from vlarl.rewards.combine import Rewards
 from vlarl.rewards.process import ProcessReward
@@ -58,9 +59,9 @@ def rollout(**fields: Any) -> Rollout:
     return make_rollout(2, 5, **{**values, **flags, **fields})
 
 
-def reward(scorer: Brightness | None = None, **knobs: Any) -> ProcessReward:
+def reward(scorer: Brightness | None = None, truncation: Truncation = "bootstrap", **knobs: Any) -> ProcessReward:
     spec = ProcessRewardSpec(model="anywhere", **{"scale": 1.0, **knobs})
-    return ProcessReward(spec, scorer=scorer or Brightness(), gamma=GAMMA, horizons=[10, 20])
+    return ProcessReward(spec, scorer=scorer or Brightness(), gamma=GAMMA, truncation=truncation, horizons=[10, 20])
 
 
 def test_a_potential_is_nought_after_success_and_that_of_the_final_picture_at_the_horizon() -> None:
@@ -71,6 +72,13 @@ def test_a_potential_is_nought_after_success_and_that_of_the_final_picture_at_th
     ]
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert found.dtype == np.float32
+
+
+def test_a_potential_is_nought_at_a_horizon_that_nothing_follows() -> None:
+    kept, ended = reward().score(rollout()), reward(truncation="terminal").score(rollout())
+    assert np.argwhere(kept != ended).tolist() == [[1, 3]]
+    assert ended[1, 3] == pytest.approx(-0.6, abs=1e-6)
+    assert float(ended[1, :4] @ GAMMA ** np.arange(4)) == pytest.approx(-0.4, abs=1e-6), "as after success"
 
 
 def test_a_potential_telescopes_over_an_episode() -> None:

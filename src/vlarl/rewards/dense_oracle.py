@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from vlarl.recipe.specs.learning import Truncation
 from vlarl.recipe.specs.rewards import DenseOracleRewardSpec
 from vlarl.types import Rollout
 
@@ -11,13 +12,15 @@ from vlarl.types import Rollout
 class DenseOracleReward:
     """Pays scale x (gamma x Phi(next) - Phi(present)) with Phi = exp(-distance / length), 0 after success.
 
-    The step at which an episode errors pays nothing. Where a step lasted k control steps, gamma is to the power of k.
+    With ``truncation: terminal`` nothing follows the horizon, so that Phi is 0 there too: else an episode that waits
+    near the goal would keep what success gives back. The step at which an episode errors pays nothing. Where a step
+    lasted k control steps, gamma is to the power of k.
     """
 
     name = "dense_oracle"
 
-    def __init__(self, spec: DenseOracleRewardSpec, *, gamma: float) -> None:
-        self._spec, self._gamma = spec, gamma
+    def __init__(self, spec: DenseOracleRewardSpec, *, gamma: float, truncation: Truncation) -> None:
+        self._spec, self._gamma, self._truncation = spec, gamma, truncation
         self.weight = spec.weight
 
     def score(self, rollout: Rollout) -> np.ndarray:
@@ -25,6 +28,8 @@ class DenseOracleReward:
         assert rollout.next_goal_distance is not None
         present, following = self._potential(rollout.goal_distance), self._potential(rollout.next_goal_distance)
         following[rollout.terminated] = 0.0
+        if self._truncation == "terminal":
+            following[rollout.truncated] = 0.0
         rewards = self._spec.scale * (rollout.discounts(self._gamma) * following - present)
         rewards[rollout.errored] = 0.0
         if rollout.active is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vlarl.recipe.specs.learning import Truncation
 from vlarl.recipe.specs.rewards import ProcessRewardSpec
 from vlarl.rewards.alarm import HackingAlarm
 from vlarl.rewards.protocol import Scorer
@@ -25,9 +26,10 @@ class ProcessReward:
     """Scores every frame, or every n-th of an episode, in forwards over all slots at once.
 
     ``sum`` pays scale x score / horizon at each control step. ``potential`` pays scale x (gamma x Phi(next) -
-    Phi(present)), where Phi is the score, 0 after success, and that of the final observation at the horizon (Ng et al.
-    1999); the step at which an episode errors pays nothing. Of a step that lasted k control steps, ``sum`` pays k, and
-    gamma is to the power of k, as in the advantages.
+    Phi(present)), where Phi is the score, 0 after success, and that of the final observation at the horizon (Ng et
+    al. 1999), or 0 there with ``truncation: terminal``, where nothing follows it: else an episode that waits in a
+    promising place would keep what success gives back. The step at which an episode errors pays nothing. Of a step
+    that lasted k control steps, ``sum`` pays k, and gamma is to the power of k, as in the advantages.
     """
 
     name = "process"
@@ -38,10 +40,12 @@ class ProcessReward:
         *,
         scorer: Scorer,
         gamma: float,
+        truncation: Truncation,
         horizons: Sequence[int],
         iterations: int = 1,
     ) -> None:
         self._spec, self._scorer, self._gamma, self._iterations = spec, scorer, gamma, iterations
+        self._truncation = truncation
         self._horizons = np.asarray(horizons, np.float32)  # by task
         self.weight = spec.weight
         self.digest = scorer.digest
@@ -57,6 +61,8 @@ class ProcessReward:
             rewards = scores * lasted / self._horizons[rollout.tasks]
         else:
             following = _following(rollout, scores, ends or self._ends(rollout))
+            if self._truncation == "terminal":
+                following[rollout.truncated] = 0.0
             rewards = rollout.discounts(self._gamma) * following - scores
             rewards[rollout.errored] = 0.0
         if rollout.active is not None:

@@ -15,6 +15,8 @@ from vlarl.recipe.specs.base import (
     Section,
 )
 
+Truncation = Literal["bootstrap", "terminal"]
+
 
 class ImitationSpec(Section):
     """Behaviour cloning from demonstrations, as the warm start of `train` or alone with `vlarl sft`."""
@@ -85,7 +87,7 @@ class PpoSpec(Section):
         None, description="Stop the update of an iteration above 1.5 times this approximate KL."
     )
     normalize_advantages: bool = Field(True, description="`gae`: mean 0 and deviation 1 over the rollout.")
-    truncation: Literal["bootstrap", "terminal"] = Field(
+    truncation: Truncation = Field(
         "terminal", description="At the horizon: add gamma * V(final_obs), or treat it as failure."
     )
     old_log_probs: Literal["rollout", "rescored"] = Field(
