@@ -140,7 +140,8 @@ def make(date: str | None, root: Path = ROOT) -> None:
     written = {}
     for python in PYTHONS:
         present = _present(python, root)
-        pins = _with_hashes(uv, python, _resolve(uv, python, date, root, present if keep else None), present)
+        pins = _resolve(uv, python, date, root, present if keep else None)
+        pins = _with_hashes(uv, python, date, pins, present)
         for variant, chosen in (("cuda", pins), ("cpu", without_cuda(pins))):
             text = render(variant, python, chosen, digest=inputs_digest(root), date=date, maker=maker)
             written[lock_path(variant, python, root)] = text
@@ -157,9 +158,11 @@ def _present(python: str, root: Path) -> Lock | None:
     return parse(path.read_text()) if path.is_file() else None
 
 
-def _compile(uv: str, python: str, *words: str | Path, root: Path = ROOT) -> None:
+def _compile(uv: str, python: str, date: str, *words: str | Path, root: Path = ROOT) -> None:
     platform = ("--python-version", python, "--python-platform", "x86_64-manylinux_2_28")
-    done = subprocess.run([uv, "pip", "compile", "--quiet", "--no-header", *platform, *words], cwd=root, check=False)
+    index = ("--exclude-newer", f"{date}T00:00:00Z")
+    command = [uv, "pip", "compile", "--quiet", "--no-header", *platform, *index, *words]
+    done = subprocess.run(command, cwd=root, check=False)
     if done.returncode != 0:
         sys.exit(f"locks: uv could not resolve the dependencies for Python {python}; nothing was written")
 
@@ -171,19 +174,22 @@ def _resolve(uv: str, python: str, date: str, root: Path, present: Lock | None) 
         if present is not None:
             out.write_text("".join(f"{name}=={version}\n" for name, version in present.versions.items()))
         _compile(
-            *(uv, python, "pyproject.toml", "--all-extras", "--exclude-newer", f"{date}T00:00:00Z"),
+            *(uv, python, date, "pyproject.toml", "--all-extras"),
             *("--annotation-style", "line", "--no-emit-index-url", "--no-emit-find-links", "--output-file", out),
             root=root,
         )
         return parse(out.read_text()).pins
 
 
-def _with_hashes(uv: str, python: str, pins: Sequence[Pin], present: Lock | None) -> tuple[Pin, ...]:
-    """``pins`` with the hashes of the wheels that fit, of the source where none does."""
+def _with_hashes(uv: str, python: str, date: str, pins: Sequence[Pin], present: Lock | None) -> tuple[Pin, ...]:
+    """``pins`` with the hashes of the wheels that fit, of the source where none does.
+
+    A file that was added to a release after ``date`` is left out.
+    """
     with tempfile.TemporaryDirectory() as folder:
         listed, out = Path(folder) / "pins.in", Path(folder) / "pylock.toml"
         listed.write_text("".join(f"{pin.name}=={pin.version}\n" for pin in pins))
-        _compile(uv, python, listed, "--no-deps", "--format", "pylock.toml", "--output-file", out)
+        _compile(uv, python, date, listed, "--no-deps", "--format", "pylock.toml", "--output-file", out)
         packages = {package["name"]: package for package in tomllib.loads(out.read_text())["packages"]}
     hashed = []
     for pin in pins:

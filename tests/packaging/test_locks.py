@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from importlib import metadata
@@ -14,7 +16,9 @@ from packaging.requirements import Requirement
 
 import environment
 import lock_files
-from lock_format import Pin, needed, normalised, parse
+from lock_format import Lock, Pin, needed, normalised, parse
+from vlarl import doctor
+from vlarl.run import installed
 
 LOCKS = sorted((lock_files.ROOT / "locks").glob("*.txt"))
 
@@ -91,6 +95,91 @@ def test_every_package_of_a_lock_is_needed_by_one_that_is(path: Path) -> None:
     assert needed(pins, extras) == pins
 
 
+@pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.stem)
+def test_the_package_reads_the_versions_of_a_lock(path: Path) -> None:
+    text = path.read_text()
+    assert doctor.read_lock(text) == installed.read_lock(text) == parse(text).versions
+
+
+def digest(character: str) -> str:
+    return "sha256:" + character * 64
+
+
+def file_entry(kind: str, name: str, sha256: str) -> str:
+    return f'{kind}{{ url = "https://index.example/{name}", hashes = {{ sha256 = "{sha256}" }} }}'
+
+
+def test_wheels_that_fit_are_named_and_a_source_only_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """uv, for which this stands, lists of a release's wheels those that fit the platform asked for."""
+    both = f"[{file_entry('', 'rich-1.whl', 'b' * 64)}, {file_entry('', 'rich-1-1.whl', 'a' * 64)}]"
+    listing = (
+        f'[[packages]]\nname = "rich"\nwheels = {both}\n{file_entry("sdist = ", "rich-1.tar.gz", "c" * 64)}\n'
+        f'[[packages]]\nname = "bddl"\n{file_entry("sdist = ", "bddl-1.tar.gz", "d" * 64)}\n'
+    )
+    asked: list[str] = []
+
+    def uv(command: list[str | Path], **_: object) -> subprocess.CompletedProcess[str]:
+        asked.extend(map(str, command))
+        Path(command[-1]).write_text(listing)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", uv)
+    pins = (Pin("bddl", "1", ("vlarl",)), Pin("rich", "1", ("vlarl",)))
+    found = lock_files._with_hashes("uv", "3.11", "2026-01-02", pins, None)
+    assert [pin.hashes for pin in found] == [(digest("d"),), (digest("a"), digest("b"))]
+    assert asked[asked.index("--exclude-newer") + 1] == "2026-01-02T00:00:00Z"
+    assert {"x86_64-manylinux_2_28", "--no-deps"} <= set(asked)
+
+
+class Download:
+    """Stands for `pip download`: the index at ``place`` has the wheel, any other has nothing."""
+
+    def __init__(self, place: str | None) -> None:
+        self.place = place
+        self.asked: list[str] = []
+
+    def __call__(self, command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        index = command[command.index("--index-url") + 1] if "--index-url" in command else "configured"
+        self.asked.append(index)
+        if index == self.place:
+            folder = Path(command[command.index("--dest") + 1])
+            (folder / "torch-2.13.0+cpu-cp311-cp311-manylinux_2_28_x86_64.whl").write_bytes(b"a wheel")
+        return subprocess.CompletedProcess(command, int(index != self.place))
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("TORCH_CPU_INDEX", "https://torch.example/cpu")
+    return "https://torch.example/cpu"
+
+
+@pytest.mark.parametrize("place", ["configured", "https://torch.example/cpu"])
+def test_the_hash_of_the_cpu_build_is_that_of_the_wheel_at_hand(
+    monkeypatch: pytest.MonkeyPatch, elsewhere: str, place: str
+) -> None:
+    download = Download(place)
+    monkeypatch.setattr(subprocess, "run", download)
+    other = Lock({}, (Pin("torch", "2.12.0", ("vlarl",), (digest("a"), digest("c"))),))
+    found = lock_files._cpu_build("2.13.0", "3.11", [digest("a")], other)
+    assert found == {"sha256:" + hashlib.sha256(b"a wheel").hexdigest()}
+    assert download.asked == ["configured", elsewhere][: 1 + (place == elsewhere)]
+
+
+def test_a_known_hash_of_the_cpu_build_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    download = Download(None)
+    monkeypatch.setattr(subprocess, "run", download)
+    present = Lock({}, (Pin("torch", "2.13.0", ("vlarl",), (digest("a"), digest("c"))),))
+    assert lock_files._cpu_build("2.13.0", "3.12", [digest("a")], present) == {digest("c")}
+    assert download.asked == []
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_a_cpu_build_that_cannot_be_had_gets_no_hash_and_no_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "run", Download(None))
+    with pytest.raises(SystemExit, match=r"no torch 2\.13\.0\+cpu for Python 3\.12 .* nothing was written"):
+        lock_files._cpu_build("2.13.0", "3.12", [digest("a")], None)
+
+
 def replace(name: str, old: str, new: str) -> Callable[[Path], None]:
     def edit(root: Path) -> None:
         text = (root / name).read_text()
@@ -130,11 +219,12 @@ def test_a_stale_or_damaged_lock_is_named(tmp_path: Path, edit: Callable[[Path],
     assert any(said in problem for problem in lock_files.problems(tmp_path))
 
 
-def installed_closure() -> dict[str, str]:
-    """Version of every installed distribution that vlarl (with its extra `dev`) needs, by normalised name."""
+def installed_closure(*extras: str) -> dict[str, str]:
+    """Version of every installed distribution that vlarl with ``extras`` needs, by normalised name."""
     found: dict[str, str] = {}
     source = lock_files.inputs()
-    direct = map(Requirement, [*source["dependencies"], *source["optional-dependencies"]["dev"]])
+    chosen = (one for extra in extras for one in source["optional-dependencies"][extra])
+    direct = map(Requirement, [*source["dependencies"], *chosen])
     waiting = [(normalised(one.name), frozenset(["", *one.extras])) for one in direct]
     while waiting:
         name, extras = waiting.pop()
@@ -153,12 +243,22 @@ def installed_closure() -> dict[str, str]:
     return found
 
 
-def test_everything_installed_for_vlarl_is_pinned_at_that_version() -> None:
-    """Fails in an environment that was not installed under the lock; `make dev` makes one that was."""
+def lock_of_this_environment() -> Lock:
     torch = metadata.distribution("torch").locate_file("torch/version.py")
     variant = "cuda" if re.search(r"^cuda\b[^=]*=\s*['\"]", Path(str(torch)).read_text(), re.MULTILINE) else "cpu"
-    path = lock_files.lock_path(variant, f"{sys.version_info.major}.{sys.version_info.minor}")
-    pinned = parse(path.read_text()).versions
-    installed = {name: version.partition("+")[0] for name, version in installed_closure().items()}
-    assert len(installed) > 50
-    assert {name: version for name, version in installed.items() if pinned.get(name) != version} == {}
+    return parse(lock_files.lock_path(variant, f"{sys.version_info.major}.{sys.version_info.minor}").read_text())
+
+
+def test_everything_installed_for_vlarl_is_pinned_at_that_version() -> None:
+    """Fails in an environment that was not installed under the lock; `make dev` makes one that was."""
+    pinned = lock_of_this_environment().versions
+    found = {name: version.partition("+")[0] for name, version in installed_closure("dev").items()}
+    assert len(found) > 50
+    assert {name: version for name, version in found.items() if pinned.get(name) != version} == {}
+
+
+@pytest.mark.parametrize("extras", [(), ("libero",), ("dev", "libero")], ids=lambda extras: "-".join(extras) or "plain")
+def test_what_set_up_takes_from_the_lock_is_all_that_the_extras_need(extras: tuple[str, ...]) -> None:
+    """By what the installed packages say they need, as `pip check` does, not by the lock's own notes of it."""
+    chosen = needed(lock_of_this_environment().pins, environment.requirements(frozenset(extras)))
+    assert set(installed_closure(*extras)) - {pin.name for pin in chosen} == set()
