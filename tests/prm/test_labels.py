@@ -77,6 +77,15 @@ def test_progress_is_known_for_successes_and_nought_under_a_wrong_instruction(la
         np.testing.assert_allclose(progress[rows], expected, atol=1e-6)
 
 
+def test_failures_say_that_there_is_no_progress_where_the_recipe_says_so(tmp_path: Path, labels: LabelSet) -> None:
+    said = labelled(tmp_path / "said", *(tmp_path / "demos").iterdir(), knobs=("labels.failed_progress=none",))
+    rows = chosen(said, "failed")
+    assert len(rows) == 48
+    assert (said.examples.progress[rows] == 0).all()
+    others = said.examples.sources != SOURCES.index("failed")
+    assert np.array_equal(said.examples.progress[others], labels.examples.progress[others])
+
+
 def test_frames_are_read_back_by_row(labels: LabelSet) -> None:
     rows = np.array([30, 0, 30, 7])
     with labels.frames() as reader:

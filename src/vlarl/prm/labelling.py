@@ -145,7 +145,7 @@ def _draw_task(
     far = drawn(pools.far[instruction], negatives.far)
     collected.add("far", NEGATIVE, far, instruction, known(far))
     failed = drawn(pools.failed[instruction], negatives.failed)
-    collected.add("failed", NEGATIVE, failed, instruction, np.nan)
+    collected.add("failed", NEGATIVE, failed, instruction, 0.0 if spec.failed_progress == "none" else np.nan)
     collected.add("between", NO_VERDICT, pools.between[instruction], instruction, known(pools.between[instruction]))
     others = [other for other in range(num_instructions) if other != instruction]
     if others:

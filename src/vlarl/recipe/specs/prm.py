@@ -32,6 +32,8 @@ class NegativesSpec(Section):
 class LabelsSpec(Section):
     """`vlarl label-segments`: cuts at gripper changes, keyframes where the arm comes to rest, pseudo-labels."""
 
+    unhashed_at_default: ClassVar[frozenset[str]] = frozenset({"failed_progress"})
+
     gripper_hysteresis: Fraction = Field(
         0.3,
         description="The gripper changes state beyond 0.5 ± half of this, in shares of the trajectory's own range of "
@@ -65,6 +67,11 @@ class LabelsSpec(Section):
         10, description="Steps at least this many ahead of the next keyframe may be drawn as negatives."
     )
     negatives: NegativesSpec = Field(NegativesSpec(), description="Where negatives come from.")
+    failed_progress: Literal["unknown", "none"] = Field(
+        "unknown",
+        description="What the steps of trajectories that failed say about progress: nothing, or that there is none, so "
+        "that the progress of a state falls with the share of failures that pass through states like it.",
+    )
     num_sheets: NonNegativeInt = Field(1, description="Trajectories of each task drawn as contact sheets.")
     num_thumbnails: PositiveInt = Field(10, description="Pictures on a contact sheet.")
 
