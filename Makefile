@@ -32,7 +32,7 @@ dev:  ## the environment with what tests and lint need
 	@tools/setup.sh "dev,libero$(addprefix $(comma),$(EXTRAS))"
 
 test: dev  ## set up and run the tests, as many files at a time as there are cores
-	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile $(TESTS)
+	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile --no-loadscope-reorder $(TESTS)
 
 test-slow: dev  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(TESTS)

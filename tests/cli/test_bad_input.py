@@ -35,7 +35,7 @@ suite: {kind: tabletop, tasks: [reach_red, reach_green], image_size: 32, num_env
 policy: {kind: tiny, hidden_size: 32, num_layers: 1, num_heads: 2, num_keypoints: 16, num_visual_tokens: 2}
 imitation: null
 ppo: {minibatch_size: 16}
-train: {iterations: 2, critic_warmup: 0, rollout: {kind: steps, num_steps: 8}}
+train: {iterations: 2, critic_warmup: 0, torch_threads: 1, rollout: {kind: steps, num_steps: 8}}
 evaluation: {every: 2, episodes: 1, videos: false}
 run: {checkpoint_every: 1, keep: {last: 10}}
 """

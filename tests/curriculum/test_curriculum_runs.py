@@ -20,7 +20,7 @@ policy: {kind: tiny, hidden_size: 32, num_layers: 1, num_heads: 2, num_keypoints
 curriculum: {kind: paper, tau: 0.1, window: 6, bucket_size: 50000}
 imitation: null
 ppo: {lr: 1e-4, minibatch_size: 64}
-train: {iterations: 4, critic_warmup: 1, rollout: {kind: steps, num_steps: 48}}
+train: {iterations: 4, critic_warmup: 1, torch_threads: 1, rollout: {kind: steps, num_steps: 48}}
 evaluation: {every: 4, episodes: 1, videos: false}
 run: {checkpoint_every: 2}
 determinism: strict

@@ -23,7 +23,9 @@ curriculum: {kind: frontier}
 imitation: null
 rewards: [{kind: success}]
 ppo: {advantage: rloo, lr: 1e-3, minibatch_size: 32}
-train: {iterations: 2, critic_warmup: 0, rollout: {kind: episodes, group_size: 2, num_groups: 4}, temperature: 2.0}
+train:
+  {iterations: 2, critic_warmup: 0, torch_threads: 1, temperature: 2.0, rollout: {kind: episodes, group_size: 2,
+  num_groups: 4}}
 evaluation: {every: 2, episodes: 1, videos: false}
 run: {checkpoint_every: 1}
 determinism: strict

@@ -25,7 +25,7 @@ suite: {kind: tabletop, name: tabletop_basic, tasks: [reach_red, reach_green], i
 policy: {kind: tiny, hidden_size: 32, num_layers: 1, num_heads: 2, num_keypoints: 16, num_visual_tokens: 2}
 imitation: null
 ppo: {lr: 1e-3, minibatch_size: 16}
-train: {iterations: 4, critic_warmup: 0, rollout: {kind: steps, num_steps: 12}}
+train: {iterations: 4, critic_warmup: 0, torch_threads: 1, rollout: {kind: steps, num_steps: 12}}
 rewards: [{kind: success, truncated: -1.0}]
 evaluation: {every: 2, episodes: 12, videos: false}
 run: {checkpoint_every: 2, keep: {last: 9}}

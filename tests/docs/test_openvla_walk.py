@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import vlarl
 from vlarl.results import read
@@ -18,6 +19,7 @@ ROOT = Path(vlarl.__file__).parents[2]
 BLOCK = re.compile(r"^```sh\n(.*?)^```", re.M | re.S)
 
 
+@pytest.mark.slow
 def test_the_page_runs(tmp_path: Path) -> None:
     for name in ("recipes", "tools"):
         (tmp_path / name).symlink_to(ROOT / name)

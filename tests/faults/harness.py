@@ -39,7 +39,7 @@ suite: {{kind: tabletop, name: tabletop_basic, tasks: [reach_red, reach_green], 
 policy: {{kind: tiny, hidden_size: 32, num_layers: 1, num_heads: 2, num_keypoints: 16, num_visual_tokens: 2}}
 imitation: {{num_episodes: 60, updates: 150, warmup_updates: 10, batch_size: 64, lr: 3e-3}}
 ppo: {{lr: 1e-4, minibatch_size: 32, epochs: 2, ratio_tolerance: 1e-4}}
-train: {{iterations: 12, critic_warmup: 1, rollout: {{kind: steps, num_steps: 24}}}}
+train: {{iterations: 12, critic_warmup: 1, torch_threads: 1, rollout: {{kind: steps, num_steps: 24}}}}
 evaluation: {{every: 6, episodes: 3, videos: false}}
 run: {{checkpoint_every: {CHECKPOINT_EVERY}, keep: {{last: 20}}}}
 determinism: strict

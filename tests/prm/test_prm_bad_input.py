@@ -26,7 +26,7 @@ suite: {{kind: tabletop, tasks: [reach_red], image_size: {SIDE}, num_envs: 2, nu
 policy: {{kind: tiny, hidden_size: 32, num_layers: 1, num_heads: 2, num_keypoints: 16, num_visual_tokens: 2}}
 imitation: null
 ppo: {{minibatch_size: 8}}
-train: {{iterations: 1, critic_warmup: 0, rollout: {{kind: steps, num_steps: 8}}}}
+train: {{iterations: 1, critic_warmup: 0, torch_threads: 1, rollout: {{kind: steps, num_steps: 8}}}}
 evaluation: {{every: 1, episodes: 1, videos: false}}
 """
 Capture = pytest.CaptureFixture[str]

@@ -391,7 +391,7 @@ def test_it_rewards_a_run(made: tuple[Trained, list[float]], tmp_path: Path) -> 
         f"suite: {{kind: tabletop, tasks: [reach_red], image_size: {SIDE}, num_envs: 2, num_workers: 1}}\n"
         "policy: {kind: tiny, hidden_size: 32, num_layers: 1, num_heads: 2, num_keypoints: 16, num_visual_tokens: 2}\n"
         "imitation: null\nppo: {minibatch_size: 8}\n"
-        "train: {iterations: 1, critic_warmup: 0, rollout: {kind: steps, num_steps: 8}}\n"
+        "train: {iterations: 1, critic_warmup: 0, torch_threads: 1, rollout: {kind: steps, num_steps: 8}}\n"
         f"evaluation: {{every: 1, episodes: 1, videos: false}}\nrewards: [{{kind: success}}, {reward}]\n"
     )
     result = train(load_recipe(tmp_path / "run.yaml"), command=["test"], run_folder=tmp_path / "runs")

@@ -39,7 +39,7 @@ suite: {kind: tabletop, name: tabletop_basic, tasks: [reach_red], image_size: 32
 policy: {kind: openvla, vision_heads: 4, dtype: float32, device: cpu, images: plain, lora: {rank: 4, alpha: 8}}
 imitation: null
 ppo: {lr: 1e-2, minibatch_size: 16, ratio_tolerance: 1e-3}
-train: {iterations: 2, critic_warmup: 1, rollout: {kind: steps, num_steps: 8}}
+train: {iterations: 2, critic_warmup: 1, torch_threads: 1, rollout: {kind: steps, num_steps: 8}}
 evaluation: {every: 2, episodes: 1, videos: false}
 run: {checkpoint_every: 1, keep: {last: 10}}
 """

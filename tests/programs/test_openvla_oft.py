@@ -31,7 +31,7 @@ policy:
     gradient_checkpointing: false, lora: {{rank: 4, alpha: 8}}}}
 imitation: {{num_episodes: 4, updates: 4, batch_size: 8, warmup_updates: 1, lr: 2e-3}}
 ppo: {{lr: 1e-2, minibatch_size: 12}}
-train: {{iterations: 3, critic_warmup: 1, rollout: {{kind: steps, num_steps: 3}}}}
+train: {{iterations: 3, critic_warmup: 1, torch_threads: 1, rollout: {{kind: steps, num_steps: 3}}}}
 evaluation: {{every: 3, episodes: 2, videos: false}}
 run: {{checkpoint_every: 1}}
 determinism: strict

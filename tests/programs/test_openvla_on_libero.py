@@ -23,7 +23,7 @@ suite: {kind: libero, name: libero_goal, tasks: [open_the_middle_drawer_of_the_c
 policy: {kind: openvla, vision_heads: 4, dtype: float32, device: cpu, images: libero, lora: {rank: 4, alpha: 8}}
 imitation: null
 ppo: {lr: 1e-2, minibatch_size: 8, ratio_tolerance: 1e-3}
-train: {iterations: 2, critic_warmup: 1, rollout: {kind: steps, num_steps: 12}}
+train: {iterations: 2, critic_warmup: 1, torch_threads: 1, rollout: {kind: steps, num_steps: 12}}
 evaluation: {every: 2, episodes: 1, videos: false}
 run: {checkpoint_every: 1}
 """

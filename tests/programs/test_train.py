@@ -35,7 +35,7 @@ suite: {kind: tabletop, name: tabletop_basic, tasks: [reach_red, reach_green], i
 policy: {kind: tiny, hidden_size: 32, num_layers: 1, num_heads: 2, num_keypoints: 16, num_visual_tokens: 2}
 imitation: {num_episodes: 60, updates: 150, warmup_updates: 10, batch_size: 64, lr: 3e-3}
 ppo: {lr: 1e-4, minibatch_size: 32, epochs: 2, ratio_tolerance: 1e-4}
-train: {iterations: 6, critic_warmup: 1, rollout: {kind: steps, num_steps: 24}}
+train: {iterations: 6, critic_warmup: 1, torch_threads: 1, rollout: {kind: steps, num_steps: 24}}
 evaluation: {every: 3, episodes: 2, videos: false}
 run: {checkpoint_every: 2, keep: {last: 10}}
 determinism: strict

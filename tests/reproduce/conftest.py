@@ -26,7 +26,7 @@ suite: {kind: tabletop, name: tabletop_basic, tasks: [reach_red, reach_green], i
 policy: {kind: tiny, hidden_size: 32, num_layers: 1, num_heads: 2, num_keypoints: 16, num_visual_tokens: 2}
 imitation: {num_episodes: 4, updates: 8, warmup_updates: 2, batch_size: 32, lr: 3e-3}
 ppo: {lr: 1e-3, minibatch_size: 16, epochs: 2, clip: 0.05}
-train: {iterations: 3, critic_warmup: 1, rollout: {kind: steps, num_steps: 16}}
+train: {iterations: 3, critic_warmup: 1, torch_threads: 1, rollout: {kind: steps, num_steps: 16}}
 evaluation: {every: 3, episodes: 1, videos: false}
 run: {checkpoint_every: 1, keep: {last: 2, best: false}, batches: [0, 2], tensorboard: false}
 determinism: strict

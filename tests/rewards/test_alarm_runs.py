@@ -27,7 +27,7 @@ suite: {{kind: tabletop, name: tabletop_basic, tasks: [reach_red, reach_green], 
 policy: {{kind: tiny, hidden_size: 32, num_layers: 1, num_heads: 2, num_keypoints: 16, num_visual_tokens: 2}}
 imitation: null
 ppo: {{lr: 1e-3, minibatch_size: 16}}
-train: {{iterations: 7, critic_warmup: 0, rollout: {{kind: steps, num_steps: 8}}}}
+train: {{iterations: 7, critic_warmup: 0, torch_threads: 1, rollout: {{kind: steps, num_steps: 8}}}}
 rewards:
   - {{kind: success}}
   - {{kind: process, model: {model}, mode: sum, final_weight: 0.5, alarm: {{action: {action}, window: 4}}}}

@@ -23,7 +23,7 @@ suite: {kind: tabletop, tasks: [reach_red, lift_red], image_size: 32, num_envs: 
 policy: {kind: tiny, hidden_size: 32, num_layers: 1, num_heads: 2, num_keypoints: 16, num_visual_tokens: 2}
 imitation: null
 ppo: {minibatch_size: 16}
-train: {iterations: 2, critic_warmup: 0, rollout: {kind: steps, num_steps: 8}}
+train: {iterations: 2, critic_warmup: 0, torch_threads: 1, rollout: {kind: steps, num_steps: 8}}
 evaluation: {every: 1, episodes: 2, videos: false}
 run: {checkpoint_every: 1, tensorboard: false, batches: []}
 """

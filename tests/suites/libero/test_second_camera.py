@@ -32,6 +32,7 @@ def _theirs(suite: str, task: int, init: int):
     return env, observation
 
 
+@pytest.mark.slow
 def test_wrist_pictures_and_proprioception_are_liberos() -> None:
     suite = LiberoSuite(LiberoSpec(name="libero_goal", tasks=[8], image_size=128, renderer="osmesa"))
     env = TaskEnv(suite, 0, wrist_camera=True, proprioception=True)

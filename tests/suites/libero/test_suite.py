@@ -71,6 +71,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_every_suite_runs_on_both_renderers_with_equal_pictures() -> None:
     found = {}
     for renderer in ("osmesa", "egl"):
