@@ -107,7 +107,10 @@ def comparable(documents: Sequence[Document]) -> tuple[tuple[Document, ...], tup
 
 
 def rollout_curve(records: Sequence[Mapping[str, Any]]) -> list[tuple[int, int, int]]:
-    """(env steps, successes, episodes) after each iteration, pooled over the last hundred episodes or more."""
+    """(env steps, successes, episodes) after each iteration, pooled over the last hundred episodes or more.
+
+    Where there are so many, it begins with them: what ends first in a run is short, and so a success.
+    """
     points = []
     for index, record in enumerate(records):
         k = n = 0
@@ -118,7 +121,7 @@ def rollout_curve(records: Sequence[Mapping[str, Any]]) -> list[tuple[int, int, 
                 break
         if n:
             points.append((int(record["env_steps"]), k, n))
-    return points
+    return [point for point in points if point[2] >= ROLLOUT_WINDOW] or points
 
 
 def ledger(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
