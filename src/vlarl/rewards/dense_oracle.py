@@ -1,4 +1,4 @@
-"""Privileged dense reward: the difference of a potential that falls with the distance to the goal."""
+"""Privileged dense reward: the rise of a potential that falls with the distance to the goal."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 
 from vlarl.recipe.specs.learning import Truncation
 from vlarl.recipe.specs.rewards import DenseOracleRewardSpec
+from vlarl.rewards.rises import rises
 from vlarl.types import Rollout
 
 
@@ -13,8 +14,10 @@ class DenseOracleReward:
     """Pays scale x (gamma x Phi(next) - Phi(present)) with Phi = exp(-distance / length), 0 after success.
 
     With ``truncation: terminal`` nothing follows the horizon, so that Phi is 0 there too: else an episode that waits
-    near the goal would keep what success gives back. The step at which an episode errors pays nothing. Where a step
-    lasted k control steps, gamma is to the power of k.
+    near the goal would keep what success gives back. Where a step lasted k control steps, gamma is to the power of k.
+
+    ``mode: difference`` pays scale x (Phi(next) - Phi(present)), where Phi is 1 after success and the horizon changes
+    nothing. The step at which an episode errors pays nothing.
     """
 
     name = "dense_oracle"
@@ -27,10 +30,9 @@ class DenseOracleReward:
         assert rollout.goal_distance is not None
         assert rollout.next_goal_distance is not None
         present, following = self._potential(rollout.goal_distance), self._potential(rollout.next_goal_distance)
-        following[rollout.terminated] = 0.0
-        if self._truncation == "terminal":
-            following[rollout.truncated] = 0.0
-        rewards = self._spec.scale * (rollout.discounts(self._gamma) * following - present)
+        rewards = self._spec.scale * rises(
+            rollout, present, following, self._spec.mode, gamma=self._gamma, truncation=self._truncation
+        )
         rewards[rollout.errored] = 0.0
         if rollout.active is not None:
             rewards[~rollout.active] = 0.0

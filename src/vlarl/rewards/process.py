@@ -11,6 +11,7 @@ from vlarl.recipe.specs.learning import Truncation
 from vlarl.recipe.specs.rewards import ProcessRewardSpec
 from vlarl.rewards.alarm import HackingAlarm
 from vlarl.rewards.protocol import Scorer
+from vlarl.rewards.rises import rises
 from vlarl.types import Rollout
 
 
@@ -28,8 +29,9 @@ class ProcessReward:
     ``sum`` pays scale x score / horizon at each control step. ``potential`` pays scale x (gamma x Phi(next) -
     Phi(present)), where Phi is the score, 0 after success, and that of the final observation at the horizon (Ng et
     al. 1999), or 0 there with ``truncation: terminal``, where nothing follows it: else an episode that waits in a
-    promising place would keep what success gives back. The step at which an episode errors pays nothing. Of a step
-    that lasted k control steps, ``sum`` pays k, and gamma is to the power of k, as in the advantages.
+    promising place would keep what success gives back. ``difference`` pays scale x (Phi(next) - Phi(present)), with 1
+    after success. The step at which an episode errors pays nothing. Of a step that lasted k control steps, ``sum`` pays
+    k, and gamma is to the power of k, as in the advantages.
     """
 
     name = "process"
@@ -61,9 +63,7 @@ class ProcessReward:
             rewards = scores * lasted / self._horizons[rollout.tasks]
         else:
             following = _following(rollout, scores, ends or self._ends(rollout))
-            if self._truncation == "terminal":
-                following[rollout.truncated] = 0.0
-            rewards = rollout.discounts(self._gamma) * following - scores
+            rewards = rises(rollout, scores, following, self._spec.mode, gamma=self._gamma, truncation=self._truncation)
             rewards[rollout.errored] = 0.0
         if rollout.active is not None:
             rewards[~rollout.active] = 0.0
@@ -132,7 +132,6 @@ def _following(rollout: Rollout, scores: np.ndarray, ends: _Ends) -> np.ndarray:
     following[:, -1] = ends.last
     for place, score in ends.final.items():
         following[place] = score
-    following[rollout.terminated] = 0.0
     return following
 
 

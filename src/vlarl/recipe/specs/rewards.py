@@ -28,9 +28,15 @@ class DenseOracleRewardSpec(PartSpec):
     """
 
     target: ClassVar[str] = "vlarl.rewards.dense_oracle:DenseOracleReward"
+    unhashed_at_default: ClassVar[frozenset[str]] = frozenset({"mode"})
 
     kind: Literal["dense_oracle"] = "dense_oracle"
     weight: float = Field(1.0, description="Factor on this reward in the sum.")
+    mode: Literal["potential", "difference"] = Field(
+        "potential",
+        description="`potential` pays ppo.gamma x Phi(next) - Phi(present) and leaves the best policy what it is; "
+        "`difference` pays Phi(next) - Phi(present), 1 - Phi(present) at success, and so rewards nearness as such.",
+    )
     scale: PositiveFloat = Field(0.5, description="Factor on Phi = exp(-distance / length).")
     length: PositiveFloat = Field(0.1, description="Metres over which Phi falls by a factor of e.")
 
@@ -65,9 +71,10 @@ class ProcessRewardSpec(PartSpec):
     weight_share: Fraction = Field(
         1.0, description="Share of `train.iterations` over which the weight goes to `final_weight`."
     )
-    mode: Literal["potential", "sum"] = Field(
+    mode: Literal["potential", "difference", "sum"] = Field(
         "potential",
         description="`potential` pays ppo.gamma x Phi(next) - Phi(present) and leaves the best policy what it is; "
+        "`difference` pays Phi(next) - Phi(present), 1 - Phi(present) at success, and so rewards progress as such; "
         "`sum` pays the score of every step, spread over the task's horizon.",
     )
     signal: Literal["progress", "promise"] = Field(
@@ -77,7 +84,7 @@ class ProcessRewardSpec(PartSpec):
     scale: PositiveFloat = Field(
         0.5,
         description="With `sum`, the most that an episode of full horizon can earn; above 1 loitering beats success. "
-        "With `potential`, the factor on Phi.",
+        "With `potential` and `difference`, the factor on Phi.",
     )
     clip: PositiveFloat | None = Field(None, description="Largest absolute reward of one step; null turns it off.")
     every: PositiveInt = Field(
