@@ -51,6 +51,14 @@ def test_pays_the_difference_of_the_potential_and_nothing_is_left_after_success(
     assert found.dtype == np.float32
 
 
+@pytest.mark.parametrize("truncation", ["bootstrap", "terminal"])
+def test_a_difference_pays_what_was_gained_and_success_the_rest(truncation: Truncation) -> None:
+    spec = DenseOracleRewardSpec(scale=2.0, length=0.1, mode="difference")
+    given = rollout(truncated=np.array([[False, False, False, False, True]]))
+    found = DenseOracleReward(spec, gamma=GAMMA, truncation=truncation).score(given)
+    np.testing.assert_allclose(found, 2.0 * np.array([[0.2, 0.2, 1.0 - 0.6, 0.2, 0.2]]), atol=1e-6)
+
+
 def test_a_step_that_errors_and_a_slot_that_waits_pay_nothing() -> None:
     errored = np.array([[False, False, False, True, False]])
     unknown = np.array([[0.1, 0.1, 0.1, np.nan, 0.1]], np.float32)

@@ -87,6 +87,17 @@ def test_a_potential_telescopes_over_an_episode() -> None:
     assert float(found @ GAMMA ** np.arange(3)) == pytest.approx(-0.2, abs=1e-6)
 
 
+def test_a_difference_telescopes_without_discount_and_success_completes_it() -> None:
+    found = reward(mode="difference").score(rollout())
+    expected = [
+        [0.4 - 0.2, 0.6 - 0.4, 1.0 - 0.6, 0.2 - 0.0, 0.4 - 0.2],
+        [0.4 - 0.4, 0.8 - 0.4, 0.6 - 0.8, 1.0 - 0.6, 0.0 - 0.2],
+    ]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    ended = reward(mode="difference", truncation="terminal").score(rollout())
+    assert np.array_equal(found, ended), "what was gained is kept at the horizon"
+
+
 def test_a_potential_shifts_every_advantage_by_the_same_as_a_value() -> None:
     """With the critic lowered by Phi the advantages are those without shaping (lambda 1, no truncation)."""
     plain = rollout(truncated=np.zeros((2, 5), bool), final_images={}, episode_steps=np.tile(np.arange(5), (2, 1)))
@@ -140,7 +151,7 @@ def test_a_step_that_errors_pays_nothing_and_clip_bounds_the_others() -> None:
     assert np.abs(found).max() == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("mode", ["sum", "potential"])
+@pytest.mark.parametrize("mode", ["sum", "potential", "difference"])
 def test_a_slot_that_waits_earns_nothing(mode: str) -> None:
     active = np.ones((2, 5), bool)
     active[0, 3:] = False
