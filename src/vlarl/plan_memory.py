@@ -9,6 +9,7 @@ from vlarl.plan_checkpoint import Found
 from vlarl.plan_machine import Machine
 from vlarl.plan_model import BF16, FP32, PUBLISHED, Adapters, Costs, openvla_costs, tiny_costs, value_head
 from vlarl.plan_work import Item, host_items
+from vlarl.recipe.front_ends import FRONT_ENDS
 from vlarl.recipe.schema import Recipe
 from vlarl.recipe.specs.policies import (
     AdapterCriticSpec,
@@ -164,6 +165,7 @@ def _tiny_model(recipe: Recipe, policy: TinySpec) -> Model:
     costs = tiny_costs(
         width=policy.hidden_size,
         depth=policy.num_layers,
+        front_end=FRONT_ENDS[policy.vision],
         num_keypoints=policy.num_keypoints,
         num_visual_tokens=policy.num_visual_tokens,
         image_size=int(getattr(recipe.suite, "image_size", 64)),

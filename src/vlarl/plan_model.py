@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
+
+from vlarl.recipe.front_ends import Convolution, FrontEnd
 
 NUM_ACTION_TOKENS, NUM_BINS = 7, 256
 FED_TOKENS = NUM_ACTION_TOKENS - 1  # the last one is predicted and never read
@@ -366,10 +368,17 @@ def openvla_costs(
     )
 
 
+def _sides(layers: Sequence[Convolution], image_size: int) -> list[int]:
+    """Side of what each of the convolutions, one after the other, puts out."""
+    strides = (layer.stride for layer in layers)
+    return list(accumulate(strides, lambda side, stride: -(-side // stride), initial=image_size))[1:]
+
+
 def tiny_costs(
     *,
     width: int,
     depth: int,
+    front_end: FrontEnd,
     num_keypoints: int,
     num_visual_tokens: int,
     image_size: int,
@@ -378,14 +387,17 @@ def tiny_costs(
 ) -> Costs:
     """Costs of the tiny policy, whose weights are all fp32 and all trained."""
     language = Llama(width=width, depth=depth, mlp=2 * width, vocabulary=vocabulary + NUM_BINS)
-    keypoints, side = num_keypoints, image_size // 2
-    maps = (16 * (3 * 25 + 1)) + keypoints * (16 * 9 + 1) + keypoints
+    keypoints, side = num_keypoints, front_end.side(image_size)
+    layers = [*front_end.stem, front_end.points(keypoints), *([front_end.reader()] if front_end.read else [])]
+    maps = sum(layer.parameters for layer in layers) + keypoints
     wide = 2 * width
-    dense = ((2 * keypoints + width) * wide, wide * wide, wide * num_visual_tokens * width)
+    dense = ((front_end.numbers(keypoints) + width) * wide, wide * wide, wide * num_visual_tokens * width)
     project = sum(dense) + 2 * wide + num_visual_tokens * width
     prompt = 1 + num_visual_tokens + text_tokens
     length = prompt + FED_TOKENS
-    seen = 2.0 * side * side * (16 * 75 + keypoints * 144) + 2.0 * sum(dense)
+    sides = _sides(layers, image_size)
+    convolved = sum(out**2 * (each.parameters - each.outputs) for each, out in zip(layers, sides, strict=True))
+    seen = 2.0 * convolved + 2.0 * sum(dense)
     forward = language.flops(length)
     parts = (
         Part(name="vision", parameters=maps + project, trainable=maps + project),
@@ -397,8 +409,9 @@ def tiny_costs(
         Part(name="head", parameters=language.embedding, trainable=language.embedding),
     )
     total = sum(part.parameters for part in parts)
-    # Pixels, two sides of the first convolution, maps, scaled maps and their soft-max.
-    pixels = FP32 * (3 * image_size**2 + side * side * (2 * 16 + 3 * keypoints))
+    # Pixels, two sides of every convolution, maps, scaled maps and their soft-max.
+    stem = sum(2 * each.outputs * out**2 for each, out in zip(front_end.stem, sides))
+    pixels = FP32 * (3 * image_size**2 + stem + side * side * (3 * keypoints + front_end.read))
     layer = language.saved(length, 0, FP32, every_weight=True)
     return Costs(
         parts=parts,

@@ -26,6 +26,11 @@ def policy() -> TinyPolicy:
 
 
 @pytest.fixture(scope="module")
+def deep() -> TinyPolicy:
+    return tiny_policy(vision="deep_keypoints")
+
+
+@pytest.fixture(scope="module")
 def sharp() -> TinyPolicy:
     """Decided enough that decoding mistakes show in the tokens."""
     policy = tiny_policy(seed=2)
@@ -54,7 +59,7 @@ def first_log_probs(policy: TinyPolicy, seen: Observation) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 1.5])
-@pytest.mark.parametrize("fixture", ["policy", "sharp"])
+@pytest.mark.parametrize("fixture", ["policy", "deep", "sharp"])
 def test_scoring_gives_the_log_probabilities_of_sampling(
     fixture: str, temperature: float, request: pytest.FixtureRequest
 ) -> None:
@@ -82,6 +87,22 @@ def test_shapes_and_types(policy: TinyPolicy) -> None:
     assert np.abs(actions).max() <= 1.0
     again = policy.decode(policy.encode(actions))
     assert np.array_equal(again, actions)
+
+
+def test_a_deep_front_end_reads_the_mean_feature_under_each_keypoint(deep: TinyPolicy) -> None:
+    vision, pixels = deep.vision, torch.rand(3, 3, 32, 32)
+    assert vision.read is not None
+    with torch.no_grad():
+        numbers = vision._numbers(pixels)
+        features = vision.maps[:-1](pixels)
+        weights, what = vision.keypoints.weights(vision.maps[-1](features)), vision.read(features)
+    count = deep.spec.num_keypoints
+    assert numbers.shape == (3, count * (2 + 8))
+    expected = torch.einsum("nks,ncs->nkc", weights, what.flatten(2))
+    torch.testing.assert_close(numbers[:, 2 * count :], expected.flatten(1), atol=1e-6, rtol=1e-5)
+    places = torch.einsum("nks,sd->nkd", weights, vision.keypoints.grid)
+    torch.testing.assert_close(numbers[:, : 2 * count], places.flatten(1), atol=1e-6, rtol=1e-5)
+    assert expected.std(dim=0).min() > 0, "it depends on the picture"
 
 
 def test_log_probabilities_sum_to_one_over_the_action_tokens_alone(policy: TinyPolicy) -> None:
@@ -267,6 +288,7 @@ def test_identity_names_what_a_checkpoint_must_share(policy: TinyPolicy) -> None
     assert policy.identity == tiny_policy(seed=5).identity
     assert policy.identity != tiny_policy(hidden_size=48).identity
     assert policy.identity != tiny_policy(image_size=64).identity
+    assert policy.identity != tiny_policy(vision="deep_keypoints").identity
     assert "delta_xyz" in str(policy.identity["action"])
 
 

@@ -7,7 +7,7 @@ import math
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -22,6 +22,7 @@ from vlarl.plan_machine import Machine, gpu_rates, host_memory, named_machine, p
 from vlarl.plan_model import PUBLISHED, Adapters, Costs, openvla_costs
 from vlarl.plan_text import duration, plan_text
 from vlarl.plan_work import HORIZONS, decision_seconds
+from vlarl.recipe.front_ends import FRONT_ENDS
 from vlarl.recipe.load import load_recipe
 from vlarl.recipe.schema import Recipe
 from vlarl.recipe.shipped import shipped_recipes
@@ -81,16 +82,17 @@ def test_adapters_on_chosen_layers() -> None:
     assert sum(PUBLISHED.adapters(attention).values()) == 32 * 2 * 32 * (4096 + 4096)
 
 
-def test_the_tiny_policy_has_as_many_parameters_as_counted() -> None:
+@pytest.mark.parametrize("vision", ["keypoints", "deep_keypoints"])
+def test_the_tiny_policy_has_as_many_parameters_as_counted(vision: Literal["keypoints", "deep_keypoints"]) -> None:
     from vlarl import plan_memory
     from vlarl.policies.tiny.tokenizer import VOCABULARY_SIZE
     from vlarl.policies.tiny.vision import KeypointEncoder
 
     assert plan_memory._TINY_VOCABULARY == VOCABULARY_SIZE
-    spec = TinySpec(hidden_size=48, num_keypoints=12, num_visual_tokens=3, num_layers=3)
+    spec = TinySpec(vision=vision, hidden_size=48, num_keypoints=12, num_visual_tokens=3, num_layers=3)
     plan = make_plan(Recipe(policy=spec), named_machine("80GB", 1))
     counted = {part.name: part.parameters for part in plan.parts}
-    encoder = KeypointEncoder(image_size=64, num_keypoints=12, num_tokens=3, width=48)
+    encoder = KeypointEncoder(image_size=64, num_keypoints=12, num_tokens=3, width=48, front_end=FRONT_ENDS[vision])
     assert counted["vision"] == sum(weight.numel() for weight in encoder.parameters())
     transformers = pytest.importorskip("transformers")
     config = transformers.LlamaConfig(

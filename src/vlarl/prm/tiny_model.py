@@ -18,6 +18,7 @@ from vlarl.policies.tiny.tokenizer import BOS, PAD, VOCABULARY_SIZE, load_tokeni
 from vlarl.policies.tiny.vision import KeypointEncoder
 from vlarl.prm.devices import chosen_device
 from vlarl.prm.protocol import QUESTIONS, Views
+from vlarl.recipe.front_ends import FRONT_ENDS
 from vlarl.recipe.specs.prm import TinyPrmSpec
 from vlarl.seeding import seed_torch
 
@@ -39,6 +40,7 @@ class TinyRewardModel(nn.Module):
             num_keypoints=spec.num_keypoints,
             num_tokens=spec.num_visual_tokens,
             width=spec.hidden_size,
+            front_end=FRONT_ENDS["keypoints"],
         )
         self.language_model = LlamaModel(
             LlamaConfig(

@@ -17,6 +17,8 @@ from vlarl.policies.decoding import ActionDecoder, Prompt
 from vlarl.policies.protocol import AdapterName, Sampled, Scores
 from vlarl.policies.tiny.tokenizer import PAD, VOCABULARY_SIZE, encode_prompt, load_tokenizer
 from vlarl.policies.tiny.vision import KeypointEncoder
+from vlarl.recipe.front_ends import FRONT_ENDS
+from vlarl.recipe.schema import hashed_values
 from vlarl.recipe.specs.policies import TinySpec
 from vlarl.seeding import seed_torch
 from vlarl.types import Observation, SuiteFacts
@@ -53,6 +55,7 @@ class TinyPolicy(nn.Module):
             num_keypoints=spec.num_keypoints,
             num_tokens=spec.num_visual_tokens,
             width=spec.hidden_size,
+            front_end=FRONT_ENDS[spec.vision],
         )
         self.language_model = LlamaForCausalLM(_language_config(spec))
         _make_ordinal(self.language_model)
@@ -64,7 +67,7 @@ class TinyPolicy(nn.Module):
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must share with this policy to be loaded into it."""
         return {
-            **self.spec.model_dump(),
+            **hashed_values(self.spec),
             "image_size": self._image_size,
             "action": ACTION_CONVENTION,
             "num_action_tokens": NUM_ACTION_TOKENS,

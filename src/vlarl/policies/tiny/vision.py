@@ -1,4 +1,4 @@
-"""Vision front end of the tiny policy: a small conv net with spatial soft-max keypoints.
+"""Vision front ends of the tiny policy: small conv nets with spatial soft-max keypoints.
 
 Keypoints (Finn et al. 2016, "Deep spatial autoencoders for visuomotor learning") give image positions
 as numbers. Patch tokens and plain conv stems of this size did not learn to localise from a few
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+
+from vlarl.recipe.front_ends import Convolution, FrontEnd
 
 
 class SpatialSoftmax(nn.Module):
@@ -30,9 +32,12 @@ class SpatialSoftmax(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """(N, C, S, S) to (N, C, 2)."""
+        return self.weights(maps) @ self.grid
+
+    def weights(self, maps: Tensor) -> Tensor:
+        """(N, C, S, S) to (N, C, S * S), the soft-max of each channel."""
         flat = maps.flatten(2)
-        weights = (flat * (self.log_scale.exp() / _deviation(flat.detach()))).softmax(dim=-1)
-        return weights @ self.grid
+        return (flat * (self.log_scale.exp() / _deviation(flat.detach()))).softmax(dim=-1)
 
 
 def _deviation(flat: Tensor) -> Tensor:
@@ -46,18 +51,21 @@ class KeypointEncoder(nn.Module):
     """Image (N, 3, H, W) in [-1, 1] and instruction (N, D) to visual tokens (N, num_tokens, D).
 
     The instruction conditions the tokens, so that the comparison «where is the thing I am told to take,
-    seen from the gripper» is one perceptron away and not several attention layers.
+    seen from the gripper» is one perceptron away and not several attention layers. A front end that reads
+    also says what is at each keypoint: the mean of a few features under its soft-max.
     """
 
-    def __init__(self, *, image_size: int, num_keypoints: int, num_tokens: int, width: int) -> None:
+    def __init__(
+        self, *, image_size: int, num_keypoints: int, num_tokens: int, width: int, front_end: FrontEnd
+    ) -> None:
         super().__init__()
         self._num_tokens = num_tokens
-        self.maps = nn.Sequential(
-            nn.Conv2d(3, 16, 5, stride=2, padding=2), nn.ReLU(), nn.Conv2d(16, num_keypoints, 3, padding=1)
-        )
-        self.keypoints = SpatialSoftmax(num_keypoints, image_size // 2)
+        stem = [layer for each in front_end.stem for layer in (_convolution(each), nn.ReLU())]
+        self.maps = nn.Sequential(*stem, _convolution(front_end.points(num_keypoints)))
+        self.keypoints = SpatialSoftmax(num_keypoints, front_end.side(image_size))
+        self.read = _convolution(front_end.reader()) if front_end.read else None
         self.project = nn.Sequential(
-            nn.Linear(2 * num_keypoints + width, 2 * width),
+            nn.Linear(front_end.numbers(num_keypoints) + width, 2 * width),
             nn.GELU(),
             nn.Linear(2 * width, 2 * width),
             nn.GELU(),
@@ -65,6 +73,19 @@ class KeypointEncoder(nn.Module):
         )
 
     def forward(self, pixels: Tensor, instruction: Tensor) -> Tensor:
-        points = self.keypoints(self.maps(pixels)).flatten(1)
-        tokens = self.project(torch.cat([points, instruction], dim=1))
+        seen = self._numbers(pixels)
+        tokens = self.project(torch.cat([seen, instruction], dim=1))
         return tokens.view(len(pixels), self._num_tokens, -1)
+
+    def _numbers(self, pixels: Tensor) -> Tensor:
+        """(N, numbers): places, then what is read there."""
+        if self.read is None:
+            return self.keypoints(self.maps(pixels)).flatten(1)
+        features = self.maps[:-1](pixels)
+        weights = self.keypoints.weights(self.maps[-1](features))
+        what = weights @ self.read(features).flatten(2).transpose(1, 2)  # (N, keypoints, read)
+        return torch.cat([(weights @ self.keypoints.grid).flatten(1), what.flatten(1)], dim=1)
+
+
+def _convolution(size: Convolution) -> nn.Conv2d:
+    return nn.Conv2d(size.inputs, size.outputs, size.kernel, stride=size.stride, padding=size.kernel // 2)

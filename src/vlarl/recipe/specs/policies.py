@@ -13,8 +13,14 @@ class TinySpec(PartSpec):
     """A small policy with OpenVLA's interface: prompt and image in, 7 action tokens of 256 bins out."""
 
     target: ClassVar[str] = "vlarl.policies.tiny.policy:TinyPolicy"
+    unhashed_at_default: ClassVar[frozenset[str]] = frozenset({"vision"})
 
     kind: Literal["tiny"] = "tiny"
+    vision: Literal["keypoints", "deep_keypoints"] = Field(
+        "keypoints",
+        description="Front end: one convolution before the keypoints, for coloured cubes; or three, which also read "
+        "what is at each keypoint, for real scenes.",
+    )
     hidden_size: PositiveInt = Field(128, description="Width of the causal language model.")
     num_layers: PositiveInt = Field(2, description="Depth of the causal language model.")
     num_heads: PositiveInt = Field(4, description="Attention heads; divides `hidden_size`.")
