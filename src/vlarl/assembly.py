@@ -60,7 +60,7 @@ def build_policy(recipe: Recipe, suite: Suite, **more: Any) -> Policy:
     ``more`` is what only policies of that kind are told.
     """
     facts = SuiteFacts(name=suite.name, image_size=suite.conventions.image_size)
-    policy: Policy = build(recipe.policy, suite=facts, seed=recipe.seed, **more)
+    policy: Policy = build(recipe.policy, suite=facts, seed=recipe.imitation_seed, **more)
     if policy.action_convention != suite.conventions.action:
         raise RecipeError(
             f"policy and suite disagree about actions: the policy gives «{policy.action_convention}», "

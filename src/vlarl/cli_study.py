@@ -39,6 +39,10 @@ def study(
     collect: Annotated[
         Path | None, typer.Option("--collect", metavar="DIR", help="Only copy what is worth publishing to DIR.")
     ] = None,
+    collected: Annotated[
+        Path | None,
+        typer.Option("--collected", metavar="DIR", help="Runs that --collect put there earlier are done; skip them."),
+    ] = None,
     task: Annotated[
         int | None, typer.Option("--task", metavar="K", help="Only the K-th run of `--list`, as a Slurm array does.")
     ] = None,
@@ -47,6 +51,7 @@ def study(
     """Run every cell of a study with every seed; go on where it stopped; write one table."""
     from vlarl.recipe.shipped import find_study
     from vlarl.recipe.study import load_study
+    from vlarl.results_study import read_collected
     from vlarl.study import Order, chosen_jobs, outcome_json, outcome_text, run_study
 
     loaded = load_study(find_study(study))
@@ -56,6 +61,7 @@ def study(
     order = Order(
         out=folder,
         cache=cache or folder / "cache",
+        collected=None if collected is None else read_collected(loaded, collected),
         num_jobs=num_jobs,
         budget=None if budget is None else 60 * budget,
     )
@@ -96,6 +102,7 @@ def _print_script(console: Console, study: Study, named: str, order: Order, only
         out=order.out,
         cache=order.cache,
         only=only,
+        collected=None if order.collected is None else order.collected.folder,
     )
     console.document(script=script, num_tasks=len(jobs))
     console.data(script)
@@ -105,7 +112,7 @@ def _print_script(console: Console, study: Study, named: str, order: Order, only
 def _list_runs(console: Console, study: Study, jobs: list[StudyJob], order: Order) -> Exit:
     from vlarl.study import STATES_HEADERS, states, states_json, states_rows
 
-    found = states(jobs, order.out)
+    found = states(jobs, order)
     console.document(runs=states_json(found), diagnostics=study.warnings)
     console.table(STATES_HEADERS, states_rows(found, order.out))
     return Exit.OK
@@ -116,13 +123,13 @@ def _write_again(console: Console, study: Study, order: Order, destination: Path
     from vlarl.study import PUBLISHED, refresh, states
     from vlarl.study_collect import collect
 
-    states(study.jobs, order.out)  # DriftError where a run would be left out
-    runs, made = refresh(study, order.out)
+    states(study.jobs, order)  # DriftError where a run would be left out
+    runs, made = refresh(study, order)
     if destination is None:
         console.document(table=table_data(made))
         console.data(markdown(made, study.spec.name))
     else:
-        written = collect(order.out, destination, runs, PUBLISHED)
+        written = collect(order.out, destination, runs, PUBLISHED, order.collected)
         size = sum(path.stat().st_size for path in written)
         console.document(files=[str(path) for path in written], size=size)
         console.data(str(destination))

@@ -42,7 +42,8 @@ def collect_demonstrations(
     temporary = out.with_name(f"{out.name}.{os.getpid()}.partial")
     try:
         with disk_errors(out):
-            results = record_experts(spec, recipe.suite, suite, recipe.seed, temporary, Progress(recorded=progress))
+            seed = recipe.imitation_seed
+            results = record_experts(spec, recipe.suite, suite, seed, temporary, Progress(recorded=progress))
             publish_folder(temporary, out)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

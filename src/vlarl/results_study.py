@@ -74,12 +74,45 @@ class Found:
     """What is on disk of a job."""
 
     state: State
-    run: RunFolder | None
+    run: RunFolder | None  # None as well for what was collected earlier
     iteration: int = 0  # done, as of the newest checkpoint
 
 
-def find_job(job: StudyJob, out: Path) -> Found:
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """What `--collect` put into a folder earlier, here or on another machine: those runs are done."""
+
+    folder: Path
+    runs: Mapping[tuple[str, int], RunResult]  # by cell and seed, finished ones
+
+    def of(self, job: StudyJob) -> RunResult | None:
+        return self.runs.get((job.cell, job.seed))
+
+
+def read_collected(study: Study, folder: Path) -> Collected:
+    """AssetError (R360) without results in it, DriftError (D650) where a run of the study had another recipe."""
+    runs = {(run.cell, run.seed): run for run in runs_of(read_results(folder / RESULTS)) if run.state == "done"}
+    for job in study.jobs:
+        run = runs.get((job.cell, job.seed))
+        if run is not None and run.recipe_digest != job.digest:
+            raise DriftError(
+                f"{job.label} was collected with another recipe: {run.recipe_digest[:12]}, now it is {job.digest[:12]}",
+                code="D650",
+                place=str(folder / RESULTS),
+                hint="set the recipe back, or leave out --collected and run the study anew",
+            )
+    return Collected(folder=folder, runs=runs)
+
+
+def find_job(job: StudyJob, out: Path, collected: Collected | None = None) -> Found:
     """The run that is the job's; DriftError (D650) where its folder holds a run of another recipe."""
+    found = _find_run(job, out)
+    if found.state != "done" and collected is not None and collected.of(job) is not None:
+        return Found(state="done", run=None)
+    return found
+
+
+def _find_run(job: StudyJob, out: Path) -> Found:
     unfinished = None
     for run in find_runs(out / job.place):
         try:
@@ -103,14 +136,17 @@ def find_job(job: StudyJob, out: Path) -> Found:
     return Found(state="unfinished", run=unfinished, iteration=max(iterations(unfinished.checkpoints), default=0))
 
 
-def gather(study: Study, out: Path) -> tuple[RunResult, ...]:
+def gather(study: Study, out: Path, collected: Collected | None = None) -> tuple[RunResult, ...]:
     """Every run of the study that has begun, in the study's order; a run of another recipe is none of them."""
     runs = []
     for job in study.jobs:
         with suppress(DriftError):
-            found = find_job(job, out)
+            found = find_job(job, out, collected)
+            earlier = None if collected is None else collected.of(job)
             if found.run is not None:
                 runs.append(read_run(job, found.run, found.state, out))
+            elif earlier is not None:
+                runs.append(earlier)
     return tuple(runs)
 
 

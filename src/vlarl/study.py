@@ -16,6 +16,7 @@ from vlarl.recipe.study import Study, StudyJob
 from vlarl.report_study_charts import curves_svg
 from vlarl.results_study import (
     RESULTS,
+    Collected,
     Found,
     RunResult,
     find_job,
@@ -44,6 +45,7 @@ class Order:
 
     out: Path
     cache: Path
+    collected: Collected | None = None
     num_jobs: int = 1
     budget: float | None = None  # seconds
     start: Callable[[StudyJob, Path, Path, Path], Started] = Process.begin  # job, recipe, out, cache
@@ -88,9 +90,9 @@ def chosen_jobs(study: Study, only: Sequence[str] = (), task: int | None = None)
     return [jobs[task]]
 
 
-def states(jobs: Sequence[StudyJob], out: Path) -> list[tuple[StudyJob, Found]]:
+def states(jobs: Sequence[StudyJob], order: Order) -> list[tuple[StudyJob, Found]]:
     """What is on disk of each job; DriftError where a run of another recipe is in the way."""
-    return [(job, find_job(job, out)) for job in jobs]
+    return [(job, find_job(job, order.out, order.collected)) for job in jobs]
 
 
 def run_study(study: Study, jobs: Sequence[StudyJob], order: Order, say: Say = lambda text: None) -> StudyOutcome:
@@ -98,8 +100,8 @@ def run_study(study: Study, jobs: Sequence[StudyJob], order: Order, say: Say = l
 
     SIGTERM, SIGINT and the end of the budget stop the running ones at a checkpoint; a second signal interrupts.
     """
-    found = states(jobs, order.out)
-    refresh(study, order.out)
+    found = states(jobs, order)
+    refresh(study, order)
     done = sum(each.state == "done" for _, each in found)
     if done:
         say(f"{done} of {len(found)} runs are done already")
@@ -107,16 +109,17 @@ def run_study(study: Study, jobs: Sequence[StudyJob], order: Order, say: Say = l
     stop = StopSignal()
     with stop.installed():
         _work(study, progress, order, stop, say)
-    runs, table = refresh(study, order.out)
-    ends = tuple(states(jobs, order.out))
+    runs, table = refresh(study, order)
+    ends = tuple(states(jobs, order))
     unfinished = any(each.state != "done" and job.label not in progress.failed for job, each in ends)
     return StudyOutcome(states=ends, failed=progress.failed, stopped=unfinished, runs=runs, table=table)
 
 
-def refresh(study: Study, out: Path) -> tuple[tuple[RunResult, ...], Table]:
+def refresh(study: Study, order: Order) -> tuple[tuple[RunResult, ...], Table]:
     """Gather all runs and write results, tables and curves anew."""
+    out = order.out
     with results_lock(out):
-        runs = gather(study, out)
+        runs = gather(study, out, order.collected)
         table = make_table(study.spec, runs)
         write_results(study_document(study, runs, table_data(table)), out / RESULTS)
         with disk_errors(out):
@@ -145,7 +148,7 @@ def _work(study: Study, progress: _Progress, order: Order, stop: StopSignal, say
                 _begin(progress.waiting.pop(0), study.recipe, progress, order, say)
             ended = [index for index in list(progress.running) if _ended(index, progress, say)]
             if ended:
-                refresh(study, order.out)
+                refresh(study, order)
             elif progress.running:
                 time.sleep(_PAUSE)
     except BaseException:
@@ -170,7 +173,7 @@ def _begin(job: StudyJob, recipe: Path, progress: _Progress, order: Order, say: 
         say(f"{job.label}: {error.message}; left to it")
         progress.stopped.append(job.label)
         return
-    found = find_job(job, order.out)
+    found = find_job(job, order.out, order.collected)
     if found.state == "done":  # by another process, since this one looked
         lock.release()
         return

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vlarl.errors import AssetError
-from vlarl.results_study import RESULTS, RunResult
+from vlarl.results_study import RESULTS, Collected, RunResult
 from vlarl.run.events import ITERATION, read_events
 from vlarl.run.files import disk_errors, write_text
 from vlarl.run.folder import RunFolder
@@ -18,10 +18,17 @@ CHAIN = "chain.jsonl"
 _OF_AN_ITERATION = ("iteration", "env_steps", "chain", "success_rate")
 
 
-def collect(out: Path, destination: Path, runs: Sequence[RunResult], names: Sequence[str]) -> list[Path]:
+def collect(
+    out: Path,
+    destination: Path,
+    runs: Sequence[RunResult],
+    names: Sequence[str],
+    collected: Collected | None = None,
+) -> list[Path]:
     """Copy ``names`` out of a study's folder, and of each finished run manifest, resolved recipe and hash chain.
 
-    Weights, episodes and events stay behind; a run takes some twenty kilobytes. Returns what was written.
+    What was collected earlier is taken from there, and may lie in ``destination`` already. Weights, episodes and events
+    stay behind; a run takes some twenty kilobytes. Returns what was written.
     """
     if not (out / RESULTS).is_file():
         raise AssetError(
@@ -37,9 +44,19 @@ def collect(out: Path, destination: Path, runs: Sequence[RunResult], names: Sequ
             shutil.copyfile(out / name, destination / name)
             written.append(destination / name)
         for run in runs:
-            if run.state == "done":
-                written += _collect_run(RunFolder(out / run.run), out, destination / run.cell / f"seed-{run.seed}")
+            place = Path(run.cell) / f"seed-{run.seed}"
+            if collected is not None and run in collected.runs.values():
+                written += _copy_run(collected.folder / place, destination / place)
+            elif run.state == "done":
+                written += _collect_run(RunFolder(out / run.run), out, destination / place)
     return written
+
+
+def _copy_run(earlier: Path, destination: Path) -> list[Path]:
+    if earlier.resolve() == destination.resolve():
+        return []
+    shutil.copytree(earlier, destination, dirs_exist_ok=True)
+    return sorted(destination.iterdir())
 
 
 def _collect_run(run: RunFolder, out: Path, destination: Path) -> list[Path]:

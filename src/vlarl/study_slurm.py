@@ -59,11 +59,20 @@ exit "$status"
 
 
 def slurm_script(
-    *, study: str, name: str, num_tasks: int, num_cpus: int, out: Path, cache: Path, only: Sequence[str]
+    *,
+    study: str,
+    name: str,
+    num_tasks: int,
+    num_cpus: int,
+    out: Path,
+    cache: Path,
+    only: Sequence[str],
+    collected: Path | None = None,
 ) -> str:
     """The script; ``study`` is the study as it was named on the command line."""
     cells = [word for cell in only for word in ("--only", cell)]
-    words = shlex.join(["study", study, "--out", str(out), "--cache", str(cache), *cells])
+    earlier = [] if collected is None else ["--collected", str(collected)]
+    words = shlex.join(["study", study, "--out", str(out), "--cache", str(cache), *cells, *earlier])
     return _TEMPLATE.format(
         name=name, study=shlex.quote(study), num_tasks=num_tasks, last=num_tasks - 1, num_cpus=num_cpus, words=words
     )

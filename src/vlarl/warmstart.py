@@ -60,7 +60,7 @@ def warm_start(
     spec = recipe.imitation
     assert spec is not None, "a recipe without imitation has no warm start"
     progress = progress or Progress()
-    demonstrations = obtain_demonstrations(spec, recipe.suite, suite, recipe.seed, cache, progress)
+    demonstrations = obtain_demonstrations(spec, recipe.suite, suite, recipe.imitation_seed, cache, progress)
     files = demonstration_files(demonstrations)
     digest = json_digest(
         {
@@ -68,7 +68,7 @@ def warm_start(
             "policy": hashed_values(recipe.policy),
             "imitation": hashed_values(spec),
             "image_size": suite.conventions.image_size,
-            "seed": recipe.seed,
+            "seed": recipe.imitation_seed,
             "torch_threads": recipe.train.torch_threads,
             "determinism": recipe.determinism,
             **_environment(),
@@ -101,7 +101,7 @@ def _cloned(
         "files": [path.name for path in files],
     }
     _note(data, image_size, progress)
-    stats = clone(policy, dataset, spec, seed=recipe.seed, progress=progress.cloned)
+    stats = clone(policy, dataset, spec, seed=recipe.imitation_seed, progress=progress.cloned)
     return {**_summary(stats), **data}
 
 

@@ -15,7 +15,8 @@ from vlarl.train import TrainingResult, resume, train
 
 RECIPE = """
 seed: 3
-suite: {kind: tabletop, name: tabletop_basic, tasks: [reach_red, reach_green], image_size: 32, num_envs: 4}
+suite:
+  {kind: tabletop, name: tabletop_basic, tasks: [reach_red, reach_green], image_size: 32, num_envs: 4, num_workers: 1}
 policy: {kind: tiny, hidden_size: 32, num_layers: 1, num_heads: 2, num_keypoints: 16, num_visual_tokens: 2}
 curriculum: {kind: paper, tau: 0.1, window: 6, bucket_size: 50000}
 imitation: null

@@ -21,7 +21,8 @@ from vlarl.types import Trial
 
 RECIPE = """
 seed: 3
-suite: {kind: tabletop, name: tabletop_basic, tasks: [reach_red, reach_green], image_size: 32, num_envs: 4}
+suite:
+  {kind: tabletop, name: tabletop_basic, tasks: [reach_red, reach_green], image_size: 32, num_envs: 4, num_workers: 1}
 policy: {kind: tiny, hidden_size: 32, num_layers: 1, num_heads: 2, num_keypoints: 16, num_visual_tokens: 2}
 imitation: null
 ppo: {lr: 1e-3, minibatch_size: 16}

@@ -31,12 +31,13 @@ from vlarl.types import Rollout
 RECIPE = """
 name: small
 seed: 3
-suite: {kind: tabletop, name: tabletop_basic, tasks: [reach_red, reach_green], image_size: 32, num_envs: 4}
+suite:
+  {kind: tabletop, name: tabletop_basic, tasks: [reach_red, reach_green], image_size: 32, num_envs: 4, num_workers: 1}
 policy: {kind: tiny, hidden_size: 32, num_layers: 1, num_heads: 2, num_keypoints: 16, num_visual_tokens: 2}
 imitation: {num_episodes: 60, updates: 150, warmup_updates: 10, batch_size: 64, lr: 3e-3}
 ppo: {lr: 1e-4, minibatch_size: 32, epochs: 2, ratio_tolerance: 1e-4}
 train: {iterations: 6, critic_warmup: 1, torch_threads: 1, rollout: {kind: steps, num_steps: 24}}
-evaluation: {every: 3, episodes: 2, videos: false}
+evaluation: {every: 6, episodes: 2, videos: false}
 run: {checkpoint_every: 2, keep: {last: 10}}
 determinism: strict
 """
@@ -139,7 +140,7 @@ def test_equal_recipes_give_equal_chains(bench: Bench, uninterrupted: TrainingRe
     assert again.last["overall"] == uninterrupted.last["overall"]
 
 
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 4])
+@pytest.mark.parametrize("workers", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_the_number_of_workers_changes_nothing(
     bench: Bench, uninterrupted: TrainingResult, tmp_path: Path, workers: int
 ) -> None:
@@ -156,13 +157,14 @@ def test_a_killed_worker_changes_nothing(bench: Bench, uninterrupted: TrainingRe
             os.kill(victim, signal.SIGKILL)
             killed.append(victim)
 
-    other = bench.train(tmp_path, watcher=Watcher(iteration=kill_one))
+    other = bench.train(tmp_path, "suite.num_workers=2", watcher=Watcher(iteration=kill_one))
     assert len(killed) == 2
     assert chain_of(other.run) == chain_of(uninterrupted.run)
 
 
 @pytest.mark.parametrize(
-    "knob", [pytest.param("seed=4", marks=pytest.mark.slow), "ppo.clip=0.1", "ppo.truncation=bootstrap"]
+    "knob",
+    ["ppo.clip=0.1", *(pytest.param(knob, marks=pytest.mark.slow) for knob in ("seed=4", "ppo.truncation=bootstrap"))],
 )
 def test_one_knob_gives_other_weights(bench: Bench, uninterrupted: TrainingResult, tmp_path: Path, knob: str) -> None:
     other = bench.train(tmp_path, knob, "evaluation.episodes=1", until=3)
@@ -185,6 +187,18 @@ def test_imitation_alone_is_a_run_that_can_go_on(bench: Bench, uninterrupted: Tr
     assert cloned.iterations == 0
     assert cloned.first["overall"] == uninterrupted.first["overall"]
     assert chain_of(resume(cloned.run, command=["test"]).run) == chain_of(uninterrupted.run)
+
+
+def test_runs_of_several_seeds_may_begin_with_one_clone(bench: Bench, tmp_path: Path) -> None:
+    overrides = ["imitation.seed=3", "imitation.num_episodes=4", "imitation.updates=5", "evaluation.episodes=1"]
+    one, other, same = (
+        bench.train(tmp_path / name, *overrides, f"seed={seed}", until=1).run
+        for name, seed in (("one", 4), ("other", 5), ("same", 4))
+    )
+    first, second = ((run.checkpoints / "000000" / "policy.safetensors").read_bytes() for run in (one, other))
+    assert first == second
+    assert steps(one)[0]["digests"] == steps(same)[0]["digests"]
+    assert steps(one)[0]["digests"]["actions"] != steps(other)[0]["digests"]["actions"]
 
 
 def test_iterations_can_be_added_and_nothing_else(bench: Bench, uninterrupted: TrainingResult, tmp_path: Path) -> None:
@@ -344,6 +358,7 @@ def test_a_signal_during_the_warm_start_stops(bench: Bench, tmp_path: Path) -> N
     assert json.loads(run.manifest.read_text())["status"] == "stopped"
 
 
+@pytest.mark.slow
 def test_runs_that_begin_together_clone_once(bench: Bench, tmp_path: Path) -> None:
     words = ["--set", f"run.cache={tmp_path / 'cache'}", "--set", "imitation.updates=20", "--display", "plain"]
     command = [sys.executable, "-m", "vlarl", "sft", str(bench.recipe), *words, "--runs"]

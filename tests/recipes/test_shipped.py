@@ -38,6 +38,8 @@ WITHOUT_ASSETS = {
 }
 # Recipes whose checkpoint a tool makes: recipe → arguments of `write_checkpoint` under the name it has in the recipe.
 MADE = {"openvla_cpu": Small(hidden=64, vision_width=32, vocabulary="small")}
+# Real LIBERO takes minutes where everything else takes seconds; of the reward models' recipes one will do.
+SLOW = {"libero_cpu", "libero_small", "tabletop_10", "tabletop_lift"}
 RUNNABLE = [path for name, path in sorted(shipped_recipes().items()) if name not in WITHOUT_ASSETS]
 # Every size that makes a recipe take long, and none of its parts.
 SMALL = (
@@ -96,8 +98,7 @@ def test_a_recipe_that_cannot_run_here_fits_the_machine_it_is_for(name: str) -> 
 
 @pytest.mark.parametrize(
     "path",
-    # Real LIBERO takes minutes where everything else takes seconds.
-    [pytest.param(path, marks=[pytest.mark.slow] * (path.stem == "libero_cpu")) for path in RUNNABLE],
+    [pytest.param(path, marks=[pytest.mark.slow] * (path.stem in SLOW)) for path in RUNNABLE],
     ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_the_first_iterations_of_a_shipped_recipe_run(path: Path, tmp_path: Path) -> None:
@@ -211,6 +212,7 @@ def test_evaluation_of_the_smoke_run_repeats_its_own(smoke: Smoke, capsys: pytes
     assert again["evaluation"]["overall"] == smoke.result["last_evaluation"]
 
 
+@pytest.mark.slow
 def test_a_second_smoke_run_has_the_same_last_link(smoke: Smoke, tmp_path: Path) -> None:
     loaded = load_recipe(
         ROOT / "recipes" / "smoke.yaml", [f"run.cache={tmp_path / 'cache'}", "evaluation.videos=false"]

@@ -22,7 +22,8 @@ from vlarl.train import train
 RECIPE = """
 name: small
 seed: 3
-suite: {kind: tabletop, name: tabletop_basic, tasks: [reach_red, reach_green], image_size: 32, num_envs: 4}
+suite:
+  {kind: tabletop, name: tabletop_basic, tasks: [reach_red, reach_green], image_size: 32, num_envs: 4, num_workers: 1}
 policy: {kind: tiny, hidden_size: 32, num_layers: 1, num_heads: 2, num_keypoints: 16, num_visual_tokens: 2}
 imitation: {num_episodes: 4, updates: 8, warmup_updates: 2, batch_size: 32, lr: 3e-3}
 ppo: {lr: 1e-3, minibatch_size: 16, epochs: 2, clip: 0.05}

@@ -44,7 +44,7 @@ class Golden:
 
 @pytest.fixture(
     scope="module",
-    params=[("smoke", 1), pytest.param(("quickstart", 3), marks=pytest.mark.slow)],
+    params=[pytest.param(reference, marks=pytest.mark.slow) for reference in (("smoke", 1), ("quickstart", 3))],
     ids=["smoke", "quickstart"],
 )
 def golden(

@@ -20,7 +20,7 @@ from vlarl import cli
 from vlarl.errors import DriftError, Exit, UsageError
 from vlarl.recipe.study import Study, StudyJob
 from vlarl.report import report
-from vlarl.results_study import RESULTS, find_job, gather, read_results, runs_of
+from vlarl.results_study import RESULTS, find_job, gather, read_collected, read_results, runs_of
 from vlarl.run.folder import RunLock, find_runs
 from vlarl.study import Order, StudyOutcome, chosen_jobs, refresh, run_study
 from vlarl.study_collect import collect, without_places
@@ -182,7 +182,7 @@ def test_what_results_say_of_a_run(tmp_path: Path) -> None:
     study, out = made_study(tmp_path), tmp_path / "out"
     make_run(study.jobs[0], out, ("00", "10", "11"))
     make_run(study.jobs[1], out, ("00", "01"), status="stopped")
-    runs, table = refresh(study, out)
+    runs, table = refresh(study, Order(out=out, cache=out))
     first = runs[0]
     assert [(p.iteration, p.env_steps, p.seconds, p.k, p.n) for p in first.evaluations] == [
         (0, 0, 0.0, 0, 4),
@@ -209,6 +209,43 @@ def test_collect_takes_what_vouches_and_nothing_else(tmp_path: Path) -> None:
     assert {str(p.relative_to(tmp_path / "docs")) for p in (tmp_path / "docs").rglob("*") if p.is_file()} == names
     (line,) = (tmp_path / "docs/slow/seed-2/chain.jsonl").read_text().splitlines()
     assert json.loads(line).keys() == {"iteration", "env_steps", "chain", "success_rate"}
+
+
+def test_what_was_collected_earlier_is_done(tmp_path: Path) -> None:
+    study, first, docs = made_study(tmp_path), tmp_path / "first", tmp_path / "docs"
+    machine = Machine(lambda job: 0 if job.seed == 1 else 75)
+    go(study, first, machine)
+    earlier = gather(study, first)
+    assert [run.seed for run in earlier] == [1, 1]
+    collect(first, docs, earlier, ("results.json",))
+
+    second, machine = tmp_path / "second", Machine()
+    collected = read_collected(study, docs)
+    outcome = go(study, second, machine, collected=collected)
+    assert machine.started == ALL[2:]  # the first seed's runs lie nowhere but in the documents
+    assert outcome.exit_status == Exit.OK
+    assert outcome.runs[:2] == earlier
+    assert [row.seeds for row in outcome.table.rows] == [2, 2]
+    kept = (docs / "base/seed-1/manifest.json").read_bytes()
+    written = collect(second, docs, outcome.runs, ("results.json",), collected)
+    assert len(written) == 1 + 2 * 3
+    assert (docs / "base/seed-1/manifest.json").read_bytes() == kept
+    assert len(read_collected(study, docs).runs) == 4
+    elsewhere = tmp_path / "elsewhere"
+    collect(second, elsewhere, outcome.runs, ("results.json",), collected)
+    assert (elsewhere / "base/seed-1/manifest.json").read_bytes() == kept
+
+
+def test_what_was_collected_with_another_recipe_is_refused(tmp_path: Path) -> None:
+    study, out = made_study(tmp_path), tmp_path / "out"
+    go(study, out, Machine())
+    collect(out, tmp_path / "docs", gather(study, out), ("results.json",))
+    changed = made_study(tmp_path, STUDY.replace("1e-6", "2e-6"))
+    with pytest.raises(DriftError) as caught:
+        read_collected(changed, tmp_path / "docs")
+    assert caught.value.code == "D650"
+    assert "slow seed 1 was collected with another recipe" in caught.value.message
+    assert "--collected" in str(caught.value.hint)
 
 
 def test_what_is_collected_names_no_folder_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +275,7 @@ def test_curves_stand_alone(tmp_path: Path) -> None:
     from xml.etree import ElementTree
 
     study, out = made_study(tmp_path), tmp_path / "out"
-    refresh(study, out)
+    refresh(study, Order(out=out, cache=out))
     assert "no evaluations yet" in (out / "curves.svg").read_text()
     go(study, out, Machine())
     root = ElementTree.fromstring((out / "curves.svg").read_text())
@@ -250,13 +287,20 @@ def test_curves_stand_alone(tmp_path: Path) -> None:
 
 def test_the_slurm_script_is_bash_and_names_each_run(tmp_path: Path) -> None:
     script = slurm_script(
-        study="a b.yaml", name="ours", num_tasks=4, num_cpus=3, out=tmp_path, cache=tmp_path / "c", only=["slow"]
+        study="a b.yaml",
+        name="ours",
+        num_tasks=4,
+        num_cpus=3,
+        out=tmp_path,
+        cache=tmp_path / "c",
+        only=["slow"],
+        collected=Path("my docs"),
     )
     assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
     assert "#SBATCH --array=0-3\n" in script
     assert "#SBATCH --cpus-per-task=3\n" in script
     assert "study 'a b.yaml' --out" in script
-    assert '--only slow --task "$SLURM_ARRAY_TASK_ID"' in script
+    assert "--only slow --collected 'my docs' --task \"$SLURM_ARRAY_TASK_ID\"" in script
 
 
 @pytest.mark.parametrize(("status", "left", "queued"), [(0, 0, False), (75, 0, True), (1, 1, False)])

@@ -114,7 +114,7 @@ def _own_demonstrations(recipe: Recipe, say: Say) -> list[Path]:
     suite, cache = build_suite(recipe), Path(recipe.run.cache).expanduser()
     progress = Progress(recorded=lambda result: say(f"recorded {result.path.stem}"))
     return demonstration_files(
-        obtain_demonstrations(recipe.imitation, recipe.suite, suite, recipe.seed, cache, progress)
+        obtain_demonstrations(recipe.imitation, recipe.suite, suite, recipe.imitation_seed, cache, progress)
     )
 
 

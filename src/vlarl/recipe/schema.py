@@ -95,6 +95,12 @@ class Recipe(Section):
     )
 
     @property
+    def imitation_seed(self) -> int:
+        """Of the policy's initial weights and everything that makes its warm start."""
+        own = None if self.imitation is None else self.imitation.seed
+        return self.seed if own is None else own
+
+    @property
     def rollout_size(self) -> int:
         """Steps of one iteration, over all slots; of whole episodes the control steps that are expected."""
         rollout = self.train.rollout

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,6 +21,13 @@ Truncation = Literal["bootstrap", "terminal"]
 class ImitationSpec(Section):
     """Behaviour cloning from demonstrations, as the warm start of `train` or alone with `vlarl sft`."""
 
+    unhashed_at_default: ClassVar[frozenset[str]] = frozenset({"seed"})
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = Field(
+        None,
+        description="Seed of the warm start alone, initial weights and recorded demonstrations included, so that runs "
+        "of several seeds begin with one clone; absent: the recipe's.",
+    )
     demonstrations: str | None = Field(
         None, description="HDF5 file or folder in LIBERO's layout; absent: the suite's scripted experts are recorded."
     )
