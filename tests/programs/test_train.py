@@ -190,7 +190,8 @@ def test_imitation_alone_is_a_run_that_can_go_on(bench: Bench, uninterrupted: Tr
 
 
 def test_runs_of_several_seeds_may_begin_with_one_clone(bench: Bench, tmp_path: Path) -> None:
-    overrides = ["imitation.seed=3", "imitation.num_episodes=4", "imitation.updates=5", "evaluation.episodes=1"]
+    short = ["imitation.num_episodes=4", "imitation.updates=10", "evaluation.episodes=1"]
+    overrides = ["imitation.seed=3", *short]
     one, other, same = (
         bench.train(tmp_path / name, *overrides, f"seed={seed}", until=1).run
         for name, seed in (("one", 4), ("other", 5), ("same", 4))
