@@ -15,7 +15,7 @@ from vlarl.run.folder import RunFolder
 from vlarl.run.manifest import read
 
 CHAIN = "chain.jsonl"
-_OF_AN_ITERATION = ("iteration", "env_steps", "chain", "success_rate")
+_OF_AN_ITERATION = ("iteration", "env_steps", "chain", "success_rate", "reward")
 
 
 def collect(

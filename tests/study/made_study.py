@@ -81,6 +81,7 @@ def make_run(
                     "env_steps": (i + 1) * STEPS,
                     "chain": f"{i:064x}",
                     "success_rate": {"k": 0, "n": 1},
+                    "reward": {"success": 0.0},
                     "ledger": {"total_seconds": 30.0},
                     "warnings": [],
                 }

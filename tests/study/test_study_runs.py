@@ -208,7 +208,7 @@ def test_collect_takes_what_vouches_and_nothing_else(tmp_path: Path) -> None:
     assert {"results.json", "slow/seed-2/chain.jsonl", "base/seed-1/manifest.json"} <= names
     assert {str(p.relative_to(tmp_path / "docs")) for p in (tmp_path / "docs").rglob("*") if p.is_file()} == names
     (line,) = (tmp_path / "docs/slow/seed-2/chain.jsonl").read_text().splitlines()
-    assert json.loads(line).keys() == {"iteration", "env_steps", "chain", "success_rate"}
+    assert json.loads(line).keys() == {"iteration", "env_steps", "chain", "success_rate", "reward"}
 
 
 def test_what_was_collected_earlier_is_done(tmp_path: Path) -> None:
