@@ -190,7 +190,7 @@ def test_imitation_alone_is_a_run_that_can_go_on(bench: Bench, uninterrupted: Tr
 
 
 def test_runs_of_several_seeds_may_begin_with_one_clone(bench: Bench, tmp_path: Path) -> None:
-    short = ["imitation.num_episodes=4", "imitation.updates=10", "evaluation.episodes=1"]
+    short = ["imitation.num_episodes=4", "imitation.updates=20", "evaluation.episodes=1"]
     overrides = ["imitation.seed=3", *short]
     one, other, same = (
         bench.train(tmp_path / name, *overrides, f"seed={seed}", until=1).run
