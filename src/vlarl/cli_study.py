@@ -54,18 +54,14 @@ def study(
     from vlarl.results_study import read_collected
     from vlarl.study import Order, chosen_jobs, outcome_json, outcome_text, run_study
 
+    _refuse_together({"--list": list_, "--table": table, "--collect": collect is not None, "--slurm": slurm})
     loaded = load_study(find_study(study))
     if not console.as_json:
         console.diagnostics(loaded.warnings)
     folder = out or Path("runs") / f"study-{loaded.spec.name}"
-    order = Order(
-        out=folder,
-        cache=cache or folder / "cache",
-        collected=None if collected is None else read_collected(loaded, collected),
-        num_jobs=num_jobs,
-        budget=None if budget is None else 60 * budget,
-    )
-    _refuse_together({"--list": list_, "--table": table, "--collect": collect is not None, "--slurm": slurm})
+    earlier = read_collected(loaded, collected) if collected is not None else None
+    seconds = 60 * budget if budget is not None else None
+    order = Order(out=folder, cache=cache or folder / "cache", collected=earlier, num_jobs=num_jobs, budget=seconds)
     jobs = chosen_jobs(loaded, only, task)
     if slurm:
         return _print_script(console, loaded, study, order, only)
