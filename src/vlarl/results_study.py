@@ -88,9 +88,13 @@ class Collected:
     def of(self, job: StudyJob) -> RunResult | None:
         return self.runs.get((job.cell, job.seed))
 
+    def has(self, run: RunResult) -> bool:
+        """Whether that result is from here, rather than of a run made since."""
+        return self.runs.get((run.cell, run.seed)) == run
+
 
 def read_collected(study: Study, folder: Path) -> Collected:
-    """AssetError (R360) without results in it, DriftError (D650) where a run of the study had another recipe."""
+    """AssetError (R360) without results or manifests in it, DriftError (D650) where a run had another recipe."""
     runs = {(run.cell, run.seed): run for run in runs_of(read_results(folder / RESULTS)) if run.state == "done"}
     for job in study.jobs:
         run = runs.get((job.cell, job.seed))
@@ -100,6 +104,14 @@ def read_collected(study: Study, folder: Path) -> Collected:
                 code="D650",
                 place=str(folder / RESULTS),
                 hint="set the recipe back, or leave out --collected and run the study anew",
+            )
+        place = folder / job.cell / f"seed-{job.seed}"
+        if run is not None and not place.is_dir():
+            raise AssetError(
+                f"the results of {job.label} are there, its manifest and chain are not",
+                code="R360",
+                place=str(place),
+                hint="copy the whole folder that --collect wrote",
             )
     return Collected(folder=folder, runs=runs)
 

@@ -45,7 +45,7 @@ def collect(
             written.append(destination / name)
         for run in runs:
             place = Path(run.cell) / f"seed-{run.seed}"
-            if collected is not None and run in collected.runs.values():
+            if collected is not None and collected.has(run):
                 written += _copy_run(collected.folder / place, destination / place)
             elif run.state == "done":
                 written += _collect_run(RunFolder(out / run.run), out, destination / place)

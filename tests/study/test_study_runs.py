@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from made_study import STUDY, Machine, made_study, make_run, write_study
 
 from vlarl import cli
-from vlarl.errors import DriftError, Exit, UsageError
+from vlarl.errors import AssetError, DriftError, Exit, UsageError
 from vlarl.recipe.study import Study, StudyJob
 from vlarl.report import report
 from vlarl.results_study import RESULTS, find_job, gather, read_collected, read_results, runs_of
@@ -234,6 +235,16 @@ def test_what_was_collected_earlier_is_done(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     collect(second, elsewhere, outcome.runs, ("results.json",), collected)
     assert (elsewhere / "base/seed-1/manifest.json").read_bytes() == kept
+
+
+def test_results_without_what_vouches_for_them_are_refused(tmp_path: Path) -> None:
+    study, out, docs = made_study(tmp_path), tmp_path / "out", tmp_path / "docs"
+    go(study, out, Machine())
+    collect(out, docs, gather(study, out), ("results.json",))
+    shutil.rmtree(docs / "slow" / "seed-1")
+    with pytest.raises(AssetError) as caught:
+        read_collected(study, docs)
+    assert (caught.value.code, caught.value.place) == ("R360", str(docs / "slow" / "seed-1"))
 
 
 def test_what_was_collected_with_another_recipe_is_refused(tmp_path: Path) -> None:
