@@ -17,11 +17,12 @@ from vlarl.errors import AssetError, RunError
 from vlarl.guard import Evidence
 from vlarl.intervals import PairedComparison
 from vlarl.recipe.schema import Recipe
+from vlarl.recorder_events import curves, iteration_event
 from vlarl.results import compare, read_document, write
 from vlarl.run import checkpoint
 from vlarl.run.episodes import truncate_to as truncate_episodes
 from vlarl.run.episodes import write_episodes
-from vlarl.run.events import EVALUATION, ITERATION, EventLog, read_events
+from vlarl.run.events import EVALUATION, EventLog, read_events
 from vlarl.run.files import disk_errors, write_bytes
 from vlarl.run.folder import RunFolder
 from vlarl.run.scalars import Scalars
@@ -109,10 +110,19 @@ class Recorder:
             write_episodes(self.run.episodes, iteration, scored)
         if iteration in self._recipe.run.batches:
             self._store_batch(iteration, batch)
-        ledger = self._ledger(ledger, started)
-        event = _event(progress, iteration, scored, stats, ledger, digests, warnings) | _adaptive(self._parts)
+        event = iteration_event(
+            iteration,
+            self._parts,
+            scored,
+            stats,
+            env_steps=progress.env_steps,
+            chain=progress.chain,
+            digests=digests,
+            ledger=self._ledger(ledger, started),
+            warnings=warnings,
+        )
         self._append(event)
-        self._scalars.add(iteration + 1, _curves(event))
+        self._scalars.add(iteration + 1, curves(event))
         return event
 
     def checkpoint(self) -> Path:
@@ -381,67 +391,3 @@ def _unpack_optimizers(parts: Parts, tensors: Mapping[str, Any], groups: Mapping
             if owner == name:
                 state.setdefault(int(index), {})[item] = value
         optimizer.load_state_dict({"state": state, "param_groups": groups[name]})
-
-
-def _event(
-    progress: Progress,
-    iteration: int,
-    scored: Scored,
-    stats: UpdateStats,
-    ledger: dict[str, float],
-    digests: dict[str, str],
-    warnings: list[str],
-) -> dict[str, Any]:
-    episodes, active = scored.rollout.episodes, scored.rollout.active
-    return {
-        "kind": ITERATION,
-        "iteration": iteration,
-        "env_steps": progress.env_steps,
-        "chain": progress.chain,
-        "digests": digests,
-        "success_rate": {"k": sum(e.success for e in episodes), "n": len(episodes)},
-        "errors": sum(e.errored for e in episodes),
-        "episode_length": float(np.mean([e.length for e in episodes])) if episodes else None,
-        "reward": {
-            name: float((values if active is None else values[active]).mean())
-            for name, values in scored.breakdown.items()
-        },
-        "stats": asdict(stats),
-        "ledger": ledger,
-        "warnings": warnings,
-    }
-
-
-def _adaptive(parts: Parts) -> dict[str, Any]:
-    """What the curriculum goes by from here on, by task and bucket, and the rewards whose weight an alarm watches."""
-    names = [task.name for task in parts.suite.tasks()]
-    found = {name: dict(zip(names, rows, strict=True)) for name, rows in parts.curriculum.summary().items()}
-    watched = parts.rewards.summary()
-    return ({"curriculum": found} if found else {}) | ({"watched": watched} if watched else {})
-
-
-def _curriculum_curves(event: Mapping[str, Any]) -> dict[str, Any]:
-    """A task's probability is the sum over its buckets, its success their mean."""
-    found = event.get("curriculum", {})
-    return {
-        "probability": {task: sum(row) for task, row in found.get("probability", {}).items()},
-        "success": {task: float(np.mean(row)) for task, row in found.get("success", {}).items()},
-    }
-
-
-def _curves(event: Mapping[str, Any]) -> dict[str, Any]:
-    """An event as TensorBoard tags that mirror the recipe's sections."""
-    counts, stats = event["success_rate"], event["stats"]
-    rate = counts["k"] / counts["n"] if counts["n"] else None
-    critic = {name: stats[name] for name in ("value_loss", "explained_variance", "critic_grad_norm")}
-    ppo = {name: value for name, value in stats.items() if name not in critic and not isinstance(value, bool)}
-    return {
-        "rollout": {"success_rate": rate, "episode_length": event["episode_length"], "env_steps": event["env_steps"]},
-        "curriculum": _curriculum_curves(event),
-        "reward": {
-            name: {"mean": value, **event.get("watched", {}).get(name, {})} for name, value in event["reward"].items()
-        },
-        "ppo": ppo,
-        "critic": critic,
-        "time": event["ledger"],
-    }
