@@ -27,6 +27,15 @@ class Series:
     titles: Sequence[str] = ()  # shown when the pointer rests on a point; gives the points a dot
 
 
+@dataclass(frozen=True)
+class TopAxis:
+    """A second scale for x above the chart: x times ``factor``."""
+
+    label: str
+    factor: float
+    format: Format
+
+
 @dataclass(frozen=True, kw_only=True)
 class Frame:
     """The room of a chart and its axes; lengths in SVG units."""
@@ -36,6 +45,7 @@ class Frame:
     x_format: Format
     y_format: Format
     x_label: str = ""
+    top_axis: TopAxis | None = None  # needs a ``top`` of 40
     y_range: tuple[float, float] | None = None  # from the data when absent
     y_ticks: int = 4
     x_ticks: int = 5
@@ -154,7 +164,16 @@ def _axes(frame: Frame, x_scale: _Scale, y_scale: _Scale) -> list[str]:
     parts.append(f'<line class="axis" x1="{frame.left}" x2="{right}" y1="{base}" y2="{base}"/>')
     if frame.x_label:
         parts.append(_text((frame.left + right) / 2, frame.height - 2, frame.x_label, "middle"))
-    return parts
+    return parts + (_top_axis(frame, frame.top_axis, x_scale) if frame.top_axis else [])
+
+
+def _top_axis(frame: Frame, axis: TopAxis, x_scale: _Scale) -> list[str]:
+    right = frame.width - frame.right
+    ticks = nice_ticks(x_scale.low * axis.factor, x_scale.high * axis.factor, frame.x_ticks)
+    return [
+        _text((frame.left + right) / 2, 12, axis.label, "middle"),
+        *(_text(x_scale(value / axis.factor), frame.top - 9, axis.format(value), "middle") for value in ticks),
+    ]
 
 
 def _text(x: float, y: float, text: str, anchor: str) -> str:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from vlarl.digest import json_digest
+from vlarl.recipe.text import parse, plain
 from vlarl.results import Comparison, Document, compare, read_document
+from vlarl.results_gpus import num_gpus
 from vlarl.results_text import subject
 from vlarl.run import manifest as manifests
 from vlarl.run.events import ITERATION, read_events
@@ -45,6 +47,7 @@ class ReportData:
     clips: tuple[Clip, ...]
     clips_left_out: int
     warnings: tuple[tuple[int, str], ...]  # iteration, text
+    num_gpus: int  # that it computed on
 
     @property
     def baseline(self) -> Document | None:
@@ -76,11 +79,13 @@ def gather(folder: RunFolder) -> ReportData:
     evaluations, others = comparable(documents)
     events = read_events(folder.events)
     clips, left_out = _clips(folder)
+    manifest = manifests.read(folder)
+    recipe = folder.resolved_recipe.read_text() if folder.resolved_recipe.is_file() else None
     return ReportData(
         run=folder.id,
         name=folder.name,
-        manifest=manifests.read(folder),
-        recipe=folder.resolved_recipe.read_text() if folder.resolved_recipe.is_file() else None,
+        manifest=manifest,
+        recipe=recipe,
         iterations=tuple(record for record in events if record["kind"] == ITERATION),
         evaluations=evaluations,
         others=others,
@@ -88,6 +93,7 @@ def gather(folder: RunFolder) -> ReportData:
         clips=clips,
         clips_left_out=left_out,
         warnings=_warnings(events),
+        num_gpus=num_gpus(manifest, _plain(recipe)),
     )
 
 
@@ -107,7 +113,7 @@ def comparable(documents: Sequence[Document]) -> tuple[tuple[Document, ...], tup
 
 
 def rollout_curve(records: Sequence[Mapping[str, Any]]) -> list[tuple[int, int, int]]:
-    """(env steps, successes, episodes) after each iteration, pooled over the last hundred episodes or more.
+    """(iterations done, successes, episodes) after each iteration, pooled over the last hundred episodes or more.
 
     Where there are so many, it begins with them: what ends first in a run is short, and so a success.
     """
@@ -120,8 +126,13 @@ def rollout_curve(records: Sequence[Mapping[str, Any]]) -> list[tuple[int, int, 
             if n >= ROLLOUT_WINDOW:
                 break
         if n:
-            points.append((int(record["env_steps"]), k, n))
+            points.append((int(record["iteration"]) + 1, k, n))
     return [point for point in points if point[2] >= ROLLOUT_WINDOW] or points
+
+
+def iteration_seconds(record: Mapping[str, Any]) -> float:
+    """Of collecting, scoring and updating; 0 where it was not recorded."""
+    return float(_of(record, "ledger", "total_seconds") or 0.0)
 
 
 def ledger(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -137,6 +148,13 @@ def describe(document: Document) -> str:
     overall = document["overall"]
     decoding = f", {document['decoding']}" if document["decoding"] else ""
     return f"{document['suite']}, {subject(document)}{decoding}: {overall['successes']}/{overall['episodes']}"
+
+
+def _plain(recipe: str | None) -> Mapping[str, Any]:
+    """Empty for what is no mapping: a recipe that was edited must not end the report."""
+    node, _ = parse(recipe or "")
+    values = plain(node) if node is not None else None
+    return values if isinstance(values, Mapping) else {}
 
 
 def _setting(document: Document) -> tuple[Any, ...]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from html_reader import Page
 from synthetic_run import STEPS_PER_ITERATION, make_document, make_record, make_run, make_trials
 
 from vlarl import report_data
@@ -22,43 +21,6 @@ from vlarl.results import read_document, write
 from vlarl.run.events import EventLog
 from vlarl.run.folder import RunFolder
 from vlarl.videos import Video, write_index
-
-VOID = {"meta", "br", "wbr", "img", "link", "input"}
-DRAWN = {"rect", "line", "circle", "polyline", "polygon"}
-
-
-class Page(HTMLParser):
-    """Checks that tags are balanced and collects text and attributes."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if not self.open or self.open[-1] != "style":
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return re.sub(r"\s+", " ", "".join(self.words))
-
-    def all(self, tag: str) -> Iterator[dict[str, str | None]]:
-        return (attributes for name, attributes in self.found if name == tag)
 
 
 @pytest.fixture
@@ -197,11 +159,11 @@ def test_only_comparable_evaluations_share_the_curve() -> None:
 
 def test_the_rollout_curve_pools_a_hundred_episodes() -> None:
     records = [
-        {"env_steps": 10 * (i + 1), "success_rate": {"k": k, "n": n}}
+        {"iteration": i, "success_rate": {"k": k, "n": n}}
         for i, (k, n) in enumerate([(0, 0), (10, 40), (20, 40), (30, 40), (60, 120)])
     ]
-    assert rollout_curve(records) == [(40, 60, 120), (50, 60, 120)]
-    assert rollout_curve(records[:3]) == [(20, 10, 40), (30, 30, 80)], "a short run shows what it has"
+    assert rollout_curve(records) == [(4, 60, 120), (5, 60, 120)]
+    assert rollout_curve(records[:3]) == [(2, 10, 40), (3, 30, 80)], "a short run shows what it has"
 
 
 def test_env_steps_place_an_evaluation_after_its_iterations(run: RunFolder) -> None:
