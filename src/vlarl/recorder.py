@@ -17,15 +17,18 @@ from vlarl.errors import AssetError, RunError
 from vlarl.guard import Evidence
 from vlarl.intervals import PairedComparison
 from vlarl.recipe.schema import Recipe
-from vlarl.recorder_events import curves, iteration_event
+from vlarl.recipe.write import resolved_yaml
+from vlarl.recorder_events import curves, figures, hparams, iteration_event
 from vlarl.results import compare, read_document, write
 from vlarl.run import checkpoint
 from vlarl.run.episodes import truncate_to as truncate_episodes
 from vlarl.run.episodes import write_episodes
 from vlarl.run.events import EVALUATION, EventLog, read_events
+from vlarl.run.figures import animated_gif
 from vlarl.run.files import disk_errors, write_bytes
 from vlarl.run.folder import RunFolder
-from vlarl.run.scalars import Scalars
+from vlarl.run.machine import redact
+from vlarl.run.tensorboard import TensorBoard
 from vlarl.suites.pool import Pool
 from vlarl.suites.slots import pack_slots
 from vlarl.trials import EvaluationResult
@@ -33,6 +36,7 @@ from vlarl.types import Batch, Scored, UpdateStats
 
 _CONSEQUENCE = {"warn": "", "rollback": ": going back to the best evaluation's weights", "stop": ": the run stops"}
 _QUIET_ITERATIONS = 3  # iterations without signal before a warning; one alone is common with sparse rewards
+_GIF_FRAMES, _ALL_GIF_FRAMES = (12, 60), 600  # of one task, least and most, and about so many of all: a few MB
 
 
 @dataclass
@@ -67,8 +71,8 @@ class Recorder:
         self.run, self.progress, self._ranks = run, progress, ranks
         self._recipe, self._parts, self._pool = recipe, parts, pool
         self._events = EventLog(run.events) if ranks.is_first else None
-        curves = run.tensorboard if recipe.run.tensorboard and ranks.is_first else None
-        self._scalars = Scalars(curves, progress.iteration + 1)
+        shown = run.tensorboard if recipe.run.tensorboard and ranks.is_first else None
+        self._tensorboard = TensorBoard(shown, progress.iteration + 1)
         self._since = perf_counter()
 
     def begin_chain(self, recipe_digest: str) -> dict[str, Any]:
@@ -94,6 +98,16 @@ class Recorder:
             number = path.stem.rsplit("-", 1)[-1]
             if number.isdigit() and int(number) > self.progress.iteration:
                 path.unlink()
+
+    def describe(self) -> None:
+        """Tell TensorBoard what the run is: its recipe, and its manifest as it is on disk, where secrets are out."""
+        if not self._tensorboard.is_open:
+            return
+        step, metrics = self.progress.iteration, (f"eval/{self._parts.suite.name}/success", "rollout/success_rate")
+        self._tensorboard.add_hparams(step, hparams(self._recipe), metrics)
+        self._tensorboard.add_code(step, "recipe", redact(resolved_yaml(self._recipe)))
+        self._tensorboard.add_code(step, "manifest", self.run.manifest.read_text())
+        self._tensorboard.flush()
 
     def record(
         self, iteration: int, scored: Scored, batch: Batch, stats: UpdateStats, ledger: dict[str, float]
@@ -122,7 +136,7 @@ class Recorder:
             warnings=warnings,
         )
         self._append(event)
-        self._scalars.add(iteration + 1, curves(event))
+        self._tensorboard.add_scalars(iteration + 1, curves(event))
         return event
 
     def checkpoint(self) -> Path:
@@ -173,8 +187,20 @@ class Recorder:
                     "below the step-0 baseline beyond noise" + _CONSEQUENCE[event["guard"]["action"]]
                 )
         self._append(event)
-        self._scalars.add(progress.iteration, {"eval": {document["suite"]: {"success": rate}}})
+        self._tensorboard.add_scalars(progress.iteration, {"eval": {document["suite"]: {"success": rate}}})
+        if self._tensorboard.is_open:
+            for tag, image in figures(read_events(self.run.events)).items():
+                self._tensorboard.add_image(progress.iteration, tag, image)
+            self._tensorboard.flush()
         return event
+
+    def filmed(self, task: str, frames: np.ndarray) -> None:
+        """An episode of the newest evaluation as ``frames`` (T, height, width, 3) uint8, one a control step."""
+        if self._tensorboard.is_open:
+            suite = self._parts.suite
+            most = max(_GIF_FRAMES[0], min(_GIF_FRAMES[1], _ALL_GIF_FRAMES // len(suite.tasks())))
+            gif = animated_gif(frames, suite.conventions.control_hz, most)
+            self._tensorboard.add_image(self.progress.iteration, f"eval/{suite.name}/{task}", gif)
 
     def is_evaluated(self) -> bool:
         """Whether the present iteration's evaluation is on record."""
@@ -259,7 +285,7 @@ class Recorder:
     def close(self) -> None:
         if self._events is not None:
             self._events.close()
-        self._scalars.close()
+        self._tensorboard.close()
 
     def _append(self, event: Mapping[str, Any]) -> None:
         if self._events is not None:

@@ -1,16 +1,20 @@
-"""What a run says of an iteration: its event, one JSON object, and the same as TensorBoard curves."""
+"""What a run says of an iteration, its event (one JSON object), and what TensorBoard is told of run and events."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from vlarl.assembly import Parts
+from vlarl.recipe.schema import Recipe
+from vlarl.recipe.write import scalar_text
 from vlarl.run.coverage import Coverage, count_actions
 from vlarl.run.events import ITERATION
+from vlarl.run.figures import Encoded, coverage_map, probability_map
+from vlarl.run.machine import redact
 from vlarl.types import Scored, UpdateStats
 
 
@@ -72,3 +76,38 @@ def curves(event: Mapping[str, Any]) -> dict[str, Any]:
         "critic": critic,
         "time": event["ledger"],
     }
+
+
+def figures(events: Sequence[Mapping[str, Any]]) -> dict[str, Encoded]:
+    """Pictures of a run's events so far, by tag; none before the first iteration.
+
+    The curriculum's probabilities over all iterations where it is adaptive, and the newest iteration's actions.
+    """
+    records = [event for event in events if event["kind"] == ITERATION]
+    if not records:
+        return {}
+    found = {}
+    if "action_counts" in records[-1]:  # not in those of earlier versions
+        counts = np.array(records[-1]["action_counts"], np.int64)
+        found["rollout/action_coverage_map"] = coverage_map(Coverage(counts))
+    adaptive = [record for record in records if "curriculum" in record]
+    if adaptive:
+        rows = [_curriculum_curves(record)["probability"] for record in adaptive]
+        columns = {task: [row[task] for row in rows] for task in rows[-1]}
+        found["curriculum/probabilities"] = probability_map(columns, [r["iteration"] + 1 for r in adaptive])
+    return found
+
+
+def hparams(recipe: Recipe) -> dict[str, float | str | bool]:
+    """Every value of a recipe under its dotted path, lists as text; what is null is left out."""
+    return dict(_leaves(recipe.model_dump(mode="json")))
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float | str | bool]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        elif isinstance(value, bool | int | float):
+            yield f"{prefix}{name}", value
+        elif value is not None:
+            yield f"{prefix}{name}", redact(value if isinstance(value, str) else scalar_text(value))

@@ -12,6 +12,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
+
 from vlarl import warmstart
 from vlarl.advantages import estimated
 from vlarl.assembly import Parts, build_parts
@@ -45,7 +47,7 @@ from vlarl.train_folder import (
     unfinished,
 )
 from vlarl.trials import EvaluationResult, run_policy
-from vlarl.videos import write_videos
+from vlarl.videos import Video, write_videos
 
 
 @dataclass(frozen=True)
@@ -331,20 +333,14 @@ def _go_on(
 
 
 def _finish(training: Training, recorder: Recorder) -> TrainingResult:
-    run, parts = training.run, training.parts
+    run, ranks = training.run, training.job.ranks
     try:
+        recorder.describe()
         training.loop(recorder)
+        iteration = training.progress.iteration
+        before, after = ranks.first_says(_evaluated(training, recorder))
     finally:
         recorder.close()
-    name, iteration, ranks = parts.suite.name, training.progress.iteration, training.job.ranks
-    documents: list[Any] = [{}, {}]
-    if ranks.is_first and training.repetition is None:
-        first = read_evaluation(run.evaluations / f"{name}-000000.json")
-        last = read_evaluation(run.evaluations / f"{name}-{iteration:06d}.json")
-        if training.recipe.evaluation.videos:
-            write_videos(parts.suite, last.trials, run.videos, iteration=iteration)
-        documents = [first.document, last.document]
-    before, after = ranks.first_says(documents)
     result = TrainingResult(
         run=run, iterations=iteration, chain=training.progress.chain, first=before, last=after, told=ranks.is_first
     )
@@ -352,6 +348,23 @@ def _finish(training: Training, recorder: Recorder) -> TrainingResult:
         complete = result.iterations == training.recipe.train.iterations
         manifest.finish(run, "done" if complete else "stopped", 0, _outcome(result))
     return result
+
+
+def _evaluated(training: Training, recorder: Recorder) -> list[Mapping[str, Any]]:
+    """Documents of the first and the last evaluation, which is filmed; empty where this process does not tell."""
+    run, suite, iteration = training.run, training.parts.suite, training.progress.iteration
+    if not training.job.ranks.is_first or training.repetition is not None:
+        return [{}, {}]
+    first = read_evaluation(run.evaluations / f"{suite.name}-000000.json")
+    last = read_evaluation(run.evaluations / f"{suite.name}-{iteration:06d}.json")
+
+    def seen(video: Video, frames: np.ndarray) -> None:
+        if "first" in video.roles:  # chosen before its outcome was known, unlike the best and the worst
+            recorder.filmed(video.task, frames)
+
+    if training.recipe.evaluation.videos:
+        write_videos(suite, last.trials, run.videos, iteration=iteration, seen=seen)
+    return [first.document, last.document]
 
 
 def _outcome(result: TrainingResult) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -148,9 +148,11 @@ def write_videos(
     iteration: int | None = None,
     size: int = MIN_SIZE,
     most: int = 3,
+    seen: Callable[[Video, np.ndarray], None] = lambda video, frames: None,
 ) -> list[Video]:
     """Videos of the trials that ``pick`` chooses, ``most`` a task, and ``videos.json`` that lists them.
 
+    ``seen`` is given each with its frames (T, height, width, 3), for whoever has another use for them.
     Raises DriftError where a replay does not end as its trial did.
     """
     tasks, fps = suite.tasks(), suite.conventions.control_hz
@@ -164,6 +166,7 @@ def write_videos(
             name = f"{prefix}{task.name}-{'-'.join(chosen.roles)}"
             path, reason = write_video(folder / f"{name}.mp4", footage.frames, fps)
             written.append(_row(path, task, chosen, iteration, reason))
+            seen(written[-1], footage.frames)
     write_index(folder, written)
     return written
 

@@ -165,6 +165,18 @@ def test_all_picks_are_filmed_and_listed(tmp_path: Path) -> None:
     assert [row["iteration"] for row in read_index(tmp_path)] == [7, 7, 8, 8]
 
 
+def test_frames_are_handed_on_with_their_row(tmp_path: Path) -> None:
+    seen: list[tuple[str, tuple[int, ...]]] = []
+    videos = write_videos(
+        ToySuite(),  # type: ignore[arg-type]
+        [SLOW, MIDDLE, FAST],
+        tmp_path,
+        size=64,
+        seen=lambda video, frames: seen.append((video.file, frames.shape)),
+    )
+    assert seen == [(video.file, (video.length + 1, 112, 64, 3)) for video in videos]
+
+
 def test_a_trial_that_does_not_replay_is_not_filmed_as_if_it_did(tmp_path: Path) -> None:
     lying = make_trial(0, step=0.1, length=6, success=True)
     with pytest.raises(DriftError):

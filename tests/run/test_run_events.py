@@ -1,19 +1,15 @@
-"""The event log and the curves: every record on disk at once, cut back on resume."""
+"""The event log: every record on disk at once, cut back on resume."""
 
 from __future__ import annotations
 
 import errno
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from vlarl.errors import AssetError, EnvironmentUnusable
 from vlarl.run.events import EventLog, read_events
-from vlarl.run.scalars import Scalars, flatten
 
 
 def fill(path: Path, count: int) -> None:
@@ -111,39 +107,3 @@ def test_full_disk_leaves_no_half_record(tmp_path: Path, monkeypatch: pytest.Mon
         with pytest.raises(EnvironmentUnusable, match="full"):
             log.append({"kind": "iteration", "iteration": 2})
     assert path.read_bytes() == before
-
-
-def test_flatten_joins_sections_and_skips_what_is_no_number() -> None:
-    values = {
-        "ppo": {"approx_kl": 0.25, "none": None, "nan": float("nan")},
-        "reward": {"success": {"mean": 1}},
-        "x": "y",
-    }
-    assert list(flatten(values)) == [("ppo/approx_kl", 0.25), ("reward/success/mean", 1.0)]
-
-
-def test_curves_are_cut_back_on_resume(tmp_path: Path) -> None:
-    pytest.importorskip("torch.utils.tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    with Scalars(tmp_path) as scalars:
-        for step in range(6):
-            scalars.add(step, {"rollout": {"success_rate": step / 10}})
-    with Scalars(tmp_path, purge_step=3) as scalars:
-        scalars.add(3, {"rollout": {"success_rate": 1.0}})
-    curve = EventAccumulator(str(tmp_path)).Reload().Scalars("rollout/success_rate")
-    assert [(event.step, round(event.value, 3)) for event in curve] == [(0, 0.0), (1, 0.1), (2, 0.2), (3, 1.0)]
-
-
-def test_scalars_turned_off_write_nothing_and_import_no_torch(tmp_path: Path) -> None:
-    program = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2] / 'src')!r})\n"
-        "from vlarl.run.scalars import Scalars\n"
-        "import vlarl.run.checkpoint, vlarl.run.episodes, vlarl.run.events, vlarl.run.folder, vlarl.run.manifest\n"
-        "with Scalars(None) as scalars:\n"
-        "    scalars.add(0, {'a': 1.0}); scalars.add_text(0, 'b', 'c'); scalars.flush()\n"
-        "import json; print(json.dumps([name for name in sys.modules if name in ('torch', 'tensorboard', 'mujoco')]))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=True)
-    assert json.loads(done.stdout) == []
-    assert not list(tmp_path.iterdir())
