@@ -61,6 +61,13 @@ def ratio_interval(times: np.ndarray, baseline: np.ndarray, rng: np.random.Gener
     return _interval(times[chosen].mean(axis=1) / baseline[chosen].mean(axis=1))
 
 
+def seeds_interval(values: np.ndarray, rng: np.random.Generator) -> Interval | None:
+    """Of the mean of one number (S,) a seed; None for a single seed, which says nothing of others."""
+    if len(values) < 2:
+        return None
+    return _interval(values[_seeds(len(values), rng)].mean(axis=1))
+
+
 def seeds_to_settle(differences: np.ndarray) -> int | None:
     """Seeds at which an interval around the mean of such differences would leave out zero.
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from vlarl.report_data import gather
+from vlarl.report_findings import is_study, study_findings
 from vlarl.report_page import page
-from vlarl.report_study import is_study, study_page, summary
+from vlarl.report_study import study_page
 from vlarl.results_text import sentence
 from vlarl.run.files import disk_errors, write_text
 from vlarl.run.folder import open_run
@@ -43,9 +44,11 @@ def report(run: str | Path, *, out: Path | None = None, runs: Path = Path("runs"
 
 
 def _study_report(folder: Path, out: Path | None) -> Report:
-    path, text = out or folder / STUDY_REPORT, study_page(folder)
+    found = study_findings(folder)
+    path, text = out or folder / STUDY_REPORT, study_page(found)
     _write(path, text)
-    return Report(path=path, size=len(text.encode()), run=folder.name, summary=summary(folder))
+    told = f"{found.num_done} of {found.num_wanted} runs are done"
+    return Report(path=path, size=len(text.encode()), run=folder.name, summary=told)
 
 
 def _write(path: Path, text: str) -> None:

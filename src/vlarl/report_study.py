@@ -1,112 +1,104 @@
-"""`vlarl report` of a study: one static page with its table, its curves and its runs."""
+"""The page of a study or of runs that are compared: one static file with table, curves and runs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from vlarl import __version__
 from vlarl.intervals import Interval, wilson
-from vlarl.recipe.specs.study import StudySpec
 from vlarl.report_charts import Series, interval_picture
-from vlarl.report_study_charts import Axis, chart, colour, curves, style
-from vlarl.results_study import RESULTS, RunResult, read_results, runs_of
-from vlarl.results_study_table import Row, Table, columns, legend, make_table, paper_text, ratio_lines
+from vlarl.report_findings import Findings
+from vlarl.report_html import head, html_page, legend, section
+from vlarl.report_study_charts import Axis, chart, colour, curves
+from vlarl.results_study import RunResult
+from vlarl.results_study_coverage import SeedMean
+from vlarl.results_study_table import (
+    COVERAGE_COLUMNS,
+    COVERAGE_NOTE,
+    Row,
+    Table,
+    columns,
+    paper_text,
+    ratio_lines,
+)
+from vlarl.results_study_table import legend as table_legend
 from vlarl.results_text import interval_text
 
-_TITLES: Mapping[Axis, str] = {"env_steps": "Success over env steps", "minutes": "Success over time"}
+_TITLES: dict[Axis, str] = {
+    "env_steps": "Success over env steps",
+    "minutes": "Success over time",
+    "gpu_hours": "Success over GPU-hours",
+}
+_NOTES: dict[Axis, str] = {
+    "env_steps": "",
+    "minutes": " Time of evaluations, checkpoints and warm starts is left out.",
+    "gpu_hours": " Time, as above, on one GPU a process; runs without GPUs are left out.",
+}
 _MANY = 3  # cells; with more, each is drawn once more against the baseline alone
 
 
-def is_study(folder: Path) -> bool:
-    return (folder / RESULTS).is_file()
-
-
-def study_page(folder: Path) -> str:
-    """The page of the study in ``folder``; AssetError (R360) for damaged results."""
-    document = read_results(folder / RESULTS)
-    runs = runs_of(document)
-    table = make_table(spec_of(document), runs)
-    sheet = files("vlarl").joinpath("report.css").read_text() + style()
+def study_page(found: Findings) -> str:
+    """The whole document."""
     sections = (
-        _cells(table),
-        _curves(document, runs, "env_steps"),
-        _pairs(document, runs),
-        _curves(document, runs, "minutes"),
-        _tasks(document, runs),
-        _runs(folder, document, runs),
-        _provenance(document, runs),
+        _cells(found.table),
+        _curves(found, "env_steps"),
+        _pairs(found),
+        _curves(found, "minutes"),
+        _curves(found, "gpu_hours"),
+        _tasks(found),
+        _coverage(found.table),
+        _runs(found),
+        _provenance(found),
     )
-    name = escape(document["name"])
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{name} · vlarl study</title>\n<style>\n{sheet}</style>\n</head>\n<body>\n<main>\n"
-        f"{_title(document, runs)}\n{''.join(sections)}"
-        f"<footer>vlarl {escape(__version__)} · study <code>{name}</code></footer>\n</main>\n</body>\n</html>\n"
+    name = escape(found.name)
+    foot = f"<footer>vlarl {escape(__version__)} · {found.kind} <code>{name}</code></footer>"
+    return html_page(
+        f"{found.name} · vlarl {found.kind}",
+        f"{_title(found)}\n{''.join(sections)}{foot}",
+        ("report.css", "report_study.css"),
     )
 
 
-def spec_of(document: Mapping[str, Any]) -> StudySpec:
-    """What the results say of the study they belong to."""
-    cells = {
-        name: {"seeds": list(cell["seeds"]), "paper": cell["paper"], "note": cell["note"]}
-        for name, cell in document["cells"].items()
-    }
-    every = list(dict.fromkeys(seed for cell in cells.values() for seed in cell["seeds"]))
-    shared = {name: document[name] for name in ("name", "recipe", "baseline", "threshold")}
-    return StudySpec.model_validate({**shared, "seeds": every, "cells": cells})
-
-
-def summary(folder: Path) -> str:
-    """One line: how much of it is done."""
-    document = read_results(folder / RESULTS)
-    done, wanted = _progress(document, runs_of(document))
-    return f"{done} of {wanted} runs are done"
-
-
-def _progress(document: Mapping[str, Any], runs: Sequence[RunResult]) -> tuple[int, int]:
-    wanted = sum(len(cell["seeds"]) for cell in document["cells"].values())
-    return sum(run.state == "done" for run in runs), wanted
-
-
-def _title(document: Mapping[str, Any], runs: Sequence[RunResult]) -> str:
-    done, wanted = _progress(document, runs)
-    steps = sum(run.env_steps for run in runs)
-    hours = sum(run.seconds for run in runs) / 3600
+def _title(found: Findings) -> str:
+    steps = sum(run.env_steps for run in found.runs)
+    hours = sum(run.seconds for run in found.runs) / 3600
+    gpu_hours = sum(run.num_gpus * run.seconds for run in found.runs) / 3600
+    done = f"{found.num_done} of {found.num_wanted}" if found.kind == "study" else f"{found.num_wanted}"
     facts = [
-        ("recipe", Path(document["recipe"]).name),
-        ("cells", str(len(document["cells"]))),
-        ("runs", f"{done} of {wanted}"),
+        *([("recipe", Path(dict(found.sources)["recipe"]).name)] if found.kind == "study" else []),
+        ("cells" if found.kind == "study" else "recipes", str(len(found.cells))),
+        ("runs", done),
         ("env steps", f"{steps:,}"),
         ("collecting and updating", f"{hours:.1f} h"),
+        *([("GPU-hours", f"{gpu_hours:.1f}")] if gpu_hours else []),
     ]
-    shown = "".join(f"<span>{escape(name)} <b>{escape(value)}</b></span>" for name, value in facts)
-    return f'<p class="kicker">vlarl study</p><h1>{escape(document["name"])}</h1><p class="facts">{shown}</p>'
+    return head(f"vlarl {found.kind}", found.name, facts)
 
 
 def _cells(table: Table) -> str:
     timed = table.threshold is not None
-    names = [name for name in columns(timed=timed) if name != "note"]
+    hidden = {"note"} | (set() if any(row.paper is not None for row in table.rows) else {"paper"})
+    names = [name for name in columns(timed=timed) if name not in hidden]
     head = "".join(f'<th class="{"number" if at else ""}">{escape(name)}</th>' for at, name in enumerate(names))
     head += '<th class="picturecell"><div class="scale"><span>0</span><span>50</span><span>100%</span></div></th>'
-    rows = "".join(_cell_row(position, row, timed) for position, row in enumerate(table.rows))
-    notes = "".join(f"<li>{_emphasised(note)}</li>" for note in legend(table))
-    return _section(
+    rows = "".join(_cell_row(position, row, names) for position, row in enumerate(table.rows))
+    notes = "".join(f"<li>{_emphasised(note)}</li>" for note in table_legend(table))
+    return section(
         "Cells",
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
         f'<ul class="plain note">{notes}</ul>',
     )
 
 
-def _cell_row(position: int, row: Row, timed: bool) -> str:
+def _cell_row(position: int, row: Row, names: Sequence[str]) -> str:
     note = f'<span class="sub instruction">{escape(row.note)}</span>' if row.note else ""
     swatch = f'<span class="swatch c-{colour(position)}"></span>'
     shown = f'<td><div class="name">{swatch}<span>{escape(row.cell)}</span></div>{note}</td>'
-    for name, (value, *below) in _lines(row, timed=timed):
+    for name, (value, *below) in _lines(row):
+        if name not in names:
+            continue
         css = f' class="{_verdict(row)}"' if name == "difference" else ""
         subs = "".join(f'<span class="sub">{escape(line)}</span>' for line in below if line)
         shown += f'<td class="number"><span{css}>{escape(value)}</span>{subs}</td>'
@@ -118,7 +110,7 @@ def _cell_row(position: int, row: Row, timed: bool) -> str:
     return f'<tr>{shown}<td class="picturecell">{picture}</td></tr>'
 
 
-def _lines(row: Row, *, timed: bool) -> Iterator[tuple[str, list[str]]]:
+def _lines(row: Row) -> Iterator[tuple[str, list[str]]]:
     """(column, lines of its cell), what matters most first."""
     yield "seeds", [f"{row.seeds}" if row.seeds == row.of_seeds else f"{row.seeds} of {row.of_seeds}"]
     yield "success", [f"{row.k}/{row.n}" if row.n else "–", _between(row.pooled)]
@@ -127,9 +119,7 @@ def _lines(row: Row, *, timed: bool) -> Iterator[tuple[str, list[str]]]:
     settle = f"{row.seeds_to_settle} seeds to settle" if row.seeds_to_settle else ""
     difference = "–" if row.difference is None else f"{100 * row.difference:+.1f}"
     yield "difference", [difference, _between(row.difference_interval, signed=True), settle]
-    if timed:
-        ratio, *rest = ratio_lines(row)
-        yield "steps to threshold", [ratio, *rest]
+    yield "steps to threshold", ratio_lines(row)
     yield "paper", [paper_text(row.paper) or "–"]
 
 
@@ -161,56 +151,56 @@ def _emphasised(note: str) -> str:
     return text
 
 
-def _curves(document: Mapping[str, Any], runs: Sequence[RunResult], axis: Axis) -> str:
-    series = curves(list(document["cells"]), runs, axis)
-    label = f"{_TITLES[axis]}, a line a cell"
+def _curves(found: Findings, axis: Axis) -> str:
+    series = curves(found.cells, found.runs, axis)
+    label = f"{_TITLES[axis]}, a line a {_cell_word(found)}"
     drawn = [(css, chart(series, axis, w, h, label=label)) for css, w, h in (("wide", 1000, 400), ("narrow", 380, 300))]
     if not drawn[0][1]:
         return ""
     charts = "".join(f'<div class="{css}">{svg}</div>' for css, svg in drawn)
     note = "Mean over seeds of held-out success, with a 95 % bootstrap band over seeds and episodes."
-    return _section(_TITLES[axis], f'<p class="note">{note}</p>{_legend(series)}{charts}')
+    return section(_TITLES[axis], f'<p class="note">{note}{_NOTES[axis]}</p>{_legend(series)}{charts}')
+
+
+def _cell_word(found: Findings) -> str:
+    return "cell" if found.kind == "study" else "recipe"
 
 
 def _legend(series: Sequence[Series]) -> str:
-    items = "".join(
-        f'<li><span class="swatch c-{one.css}"></span><span>{escape(one.name)}</span></li>' for one in series
-    )
-    return f'<ul class="legend">{items}</ul>'
+    return legend([(f"c-{one.css}", "", one.name) for one in series])
 
 
-def _pairs(document: Mapping[str, Any], runs: Sequence[RunResult]) -> str:
+def _pairs(found: Findings) -> str:
     """Each cell against the baseline, where all at once are hard to tell apart."""
-    names, baseline = list(document["cells"]), document["baseline"]
+    names, baseline = found.cells, found.baseline
     if len(names) <= _MANY:
         return ""
     charts = []
     for name in names:
-        series = curves(names, runs, "env_steps", only=(baseline, name))
+        series = curves(names, found.runs, "env_steps", only=(baseline, name))
         if name != baseline and any(one.name == name for one in series):
             drawn = chart(series, "env_steps", 320, 190, label=f"{name} against {baseline}")
             if drawn:
                 charts.append(f"<div><h3>{escape(name)}</h3>{drawn}</div>")
     if not charts:
         return ""
-    return _section(f"Each cell against {baseline}", f'<div class="small">{"".join(charts)}</div>')
+    return section(f"Each {_cell_word(found)} against {baseline}", f'<div class="small">{"".join(charts)}</div>')
 
 
-def _tasks(document: Mapping[str, Any], runs: Sequence[RunResult]) -> str:
+def _tasks(found: Findings) -> str:
     """Success by task and cell, over all seeds."""
-    cells = [name for name in document["cells"] if any(run.cell == name and run.state == "done" for run in runs)]
-    done = {name: [run for run in runs if run.cell == name and run.state == "done"] for name in cells}
-    tasks = list(dict.fromkeys(task for name in cells for run in done[name] for task in run.outcomes))
+    done = {name: own for name in found.cells if (own := found.counted(name))}
+    tasks = list(dict.fromkeys(task for own in done.values() for run in own for task in run.outcomes))
     if not tasks:
         return ""
-    head = "".join(f'<th class="number">{escape(name)}</th>' for name in cells)
+    head = "".join(f'<th class="number">{escape(name)}</th>' for name in done)
     rows = ""
     for task in tasks:
-        counts = (_task_cell([run.outcomes.get(task, "") for run in done[name]]) for name in cells)
+        counts = (_task_cell([run.outcomes.get(task, "") for run in own]) for own in done.values())
         rows += f"<tr><td>{escape(task)}</td>{''.join(counts)}</tr>"
     note = "Last evaluation, over all seeds, with Wilson 95 % intervals, which cover the choice of episodes alone."
     table = f"<table><thead><tr><th>task</th>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    return _section("Tasks", f'<p class="note">{note}</p><div class="scroll">{table}</div>')
+    return section("Tasks", f'<p class="note">{note}</p><div class="scroll">{table}</div>')
 
 
 def _task_cell(marks: Sequence[str]) -> str:
@@ -220,41 +210,59 @@ def _task_cell(marks: Sequence[str]) -> str:
     return f'<td class="number">{k}/{n}<span class="sub">{_between(wilson(k, n))}</span></td>'
 
 
-def _runs(folder: Path, document: Mapping[str, Any], runs: Sequence[RunResult]) -> str:
-    head = ("cell", "seed", "state", "last evaluation", "iterations", "env steps", "minutes", "chain")
+def _coverage(table: Table) -> str:
+    """How much of the plane of actions is in use, before and after."""
+    if not table.coverage:
+        return ""
+    titles = "".join(
+        f'<th class="{"number" if at else ""}">{escape(name)}</th>' for at, name in enumerate(COVERAGE_COLUMNS)
+    )
+    rows = "".join(
+        f'<tr><td>{escape(row.cell)}</td><td class="number">{row.seeds}</td>'
+        f"{_mean(row.before)}{_mean(row.after)}{_mean(row.change, signed=True)}</tr>"
+        for row in table.coverage
+    )
+    body = f"<table><thead><tr>{titles}</tr></thead><tbody>{rows}</tbody></table>"
+    note = f'<p class="note">{escape(COVERAGE_NOTE)}</p>'
+    return section("Spread of actions", f'{note}<div class="scroll">{body}</div>')
+
+
+def _mean(mean: SeedMean, *, signed: bool = False) -> str:
+    value = f"{100 * mean.value:+.1f}" if signed else _share(mean.value)
+    below = f'<span class="sub">{_between(mean.interval, signed=signed)}</span>' if mean.interval else ""
+    return f'<td class="number">{value}{below}</td>'
+
+
+def _runs(found: Findings) -> str:
+    head = (_cell_word(found), "seed", "state", "last evaluation", "iterations", "env steps", "minutes", "chain")
     titles = "".join(f'<th class="{"number" if 3 <= at <= 6 else ""}">{name}</th>' for at, name in enumerate(head))
-    rows = "".join(_run_row(folder, run) for run in runs)
-    begun = {(run.cell, run.seed) for run in runs}
-    missing = sum((name, s) not in begun for name, cell in document["cells"].items() for s in cell["seeds"])
-    note = f'<p class="note">{missing} more have not begun.</p>' if missing else ""
+    rows = "".join(_run_row(found, run) for run in found.runs)
+    note = f'<p class="note">{found.missing} more have not begun.</p>' if found.missing else ""
     table = f'<div class="scroll"><table><thead><tr>{titles}</tr></thead><tbody>{rows}</tbody></table></div>'
-    return _section("Runs", f"{note}<details><summary>{len(runs)} runs</summary>{table}</details>")
+    return section("Runs", f"{note}<details><summary>{len(found.runs)} runs</summary>{table}</details>")
 
 
-def _run_row(folder: Path, run: RunResult) -> str:
+def _run_row(found: Findings, run: RunResult) -> str:
     report = Path(run.run) / "report.html"
     name = escape(run.cell)
-    if (folder / report).is_file():
+    if (found.folder / report).is_file():
         name = f'<a href="{escape(report.as_posix(), quote=True)}">{name}</a>'
+    if found.kind == "comparison":
+        name += f'<span class="sub">{escape(Path(run.run).name)}</span>'
     last = run.evaluations[-1] if run.evaluations else None
     count = f"{last.k}/{last.n}" if last else "–"
     iteration = str(last.iteration) if last else "–"
-    cells = f"<td>{name}</td><td>{run.seed}</td><td>{run.state}</td>"
+    cells = f"<td>{name}</td><td>{run.seed}</td><td>{found.state(run)}</td>"
     for value in (count, iteration, f"{run.env_steps:,}", f"{run.seconds / 60:.1f}"):
         cells += f'<td class="number">{value}</td>'
     return f"<tr>{cells}<td><code>{(run.chain or '–')[:12]}</code></td></tr>"
 
 
-def _provenance(document: Mapping[str, Any], runs: Sequence[RunResult]) -> str:
-    entries = [("recipe", document["recipe"]), ("study file", f"sha256 {document['study_sha256']}")]
-    entries += [("code", ", ".join(sorted({run.code for run in runs})) or "–")]
+def _provenance(found: Findings) -> str:
+    entries = [*found.sources, ("code", ", ".join(sorted({run.code for run in found.runs})) or "–")]
     listed = "".join(f"<dt>{escape(key)}</dt><dd><code>{escape(value)}</code></dd>" for key, value in entries)
-    text = "\n".join(
-        line for name, cell in document["cells"].items() for line in (name, *(f"    {o}" for o in cell["overrides"]))
-    )
-    details = f"<details><summary>what each cell changes</summary><pre>{escape(text)}</pre></details>"
-    return _section("Provenance", f"<dl>{listed}</dl>{details}")
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{body}</section>\n"
+    text = "\n".join(line for name in found.cells for line in (name, *(f"    {one}" for one in found.changes[name])))
+    against = "" if found.kind == "study" else f", against {found.baseline}"
+    summary = escape(f"what each {_cell_word(found)} changes{against}")
+    details = f"<details><summary>{summary}</summary><pre>{escape(text)}</pre></details>"
+    return section("Provenance", f"<dl>{listed}</dl>{details}")

@@ -14,8 +14,12 @@ from vlarl.intervals_bootstrap import mean_interval
 from vlarl.report_charts import Frame, Series, line_chart, percent, short_number
 from vlarl.results_study import Point, RunResult
 
-Axis = Literal["env_steps", "minutes"]
-LABELS = {"env_steps": "env steps", "minutes": "minutes of collecting and updating"}
+Axis = Literal["env_steps", "minutes", "gpu_hours"]
+LABELS = {
+    "env_steps": "env steps",
+    "minutes": "minutes of collecting and updating",
+    "gpu_hours": "GPU-hours of collecting and updating",
+}
 NUM_COLOURS = 10
 _WIDTH, _HEIGHT, _LEGEND, _LINE = 1000, 420, 26, 22
 
@@ -31,8 +35,11 @@ def style() -> str:
 
 
 def cell_series(cell: str, css: str, runs: Sequence[RunResult], axis: Axis) -> Series | None:
-    """Mean success over seeds at each evaluation that all of them have, with a 95 % bootstrap band."""
-    own = [run for run in runs if run.cell == cell and run.evaluations]
+    """Mean success over seeds at each evaluation that all of them have, with a 95 % bootstrap band.
+
+    Over GPU-hours: of the runs that computed on GPUs.
+    """
+    own = [run for run in runs if run.cell == cell and run.evaluations and (axis != "gpu_hours" or run.num_gpus)]
     own = [run for run in own if run.state == "done"] or own
     if not own:
         return None
@@ -43,7 +50,7 @@ def cell_series(cell: str, css: str, runs: Sequence[RunResult], axis: Axis) -> S
     return Series(
         name=cell,
         css=css,
-        x=[float(np.mean([_place(point, axis) for point in points])) for points in columns],
+        x=[float(np.mean([_place(*pair, axis) for pair in zip(own, points, strict=True)])) for points in columns],
         y=[float(np.mean([point.rate for point in points])) for points in columns],
         low=[low for low, _ in bands],
         high=[high for _, high in bands],
@@ -103,8 +110,10 @@ def _legend_entry(at: int, one: Series) -> str:
     )
 
 
-def _place(point: Point, axis: Axis) -> float:
-    return point.env_steps if axis == "env_steps" else point.seconds / 60
+def _place(run: RunResult, point: Point, axis: Axis) -> float:
+    if axis == "env_steps":
+        return point.env_steps
+    return point.seconds / 60 if axis == "minutes" else run.num_gpus * point.seconds / 3600
 
 
 def _band(points: Sequence[Point]) -> tuple[float, float]:

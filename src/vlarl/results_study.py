@@ -12,10 +12,13 @@ from typing import Any, Literal
 
 from vlarl.digest import json_digest
 from vlarl.errors import AssetError, DriftError
+from vlarl.recipe.schema import Recipe, recipe_digest
 from vlarl.recipe.study import Study, StudyJob
 from vlarl.results import Document, read_document
+from vlarl.results_gpus import num_gpus
 from vlarl.run import manifest
 from vlarl.run.checkpoint import iterations
+from vlarl.run.coverage import before_and_after
 from vlarl.run.events import ITERATION, read_events
 from vlarl.run.files import disk_errors, write_json
 from vlarl.run.folder import RunFolder, find_runs
@@ -59,6 +62,8 @@ class RunResult:
     protocol_digest: str | None
     evaluations: tuple[Point, ...]
     outcomes: Mapping[str, str]
+    coverage: tuple[float, float] | None = None  # share of the plane of actions in use before RL and after
+    num_gpus: int = 0  # that it computed on
 
     @property
     def env_steps(self) -> int:
@@ -163,26 +168,37 @@ def gather(study: Study, out: Path, collected: Collected | None = None) -> tuple
 
 
 def read_run(job: StudyJob, run: RunFolder, state: State, out: Path) -> RunResult:
-    described = manifest.read(run)
     documents = sorted((read_document(p) for p in run.evaluations.glob("*.json")), key=_iteration)
     own = [one for one in documents if one["policy"] == "checkpoint" and one["iteration"] is not None]
-    last = own[-1] if own else None
+    place = str(run.path.relative_to(out))
+    return run_result(run, own, job.recipe, cell=job.cell, state=state, place=place)
+
+
+def run_result(
+    run: RunFolder, documents: Sequence[Document], recipe: Recipe, *, cell: str, state: State, place: str
+) -> RunResult:
+    """What to keep of a run at ``place`` whose own evaluations, by iteration, are ``documents``."""
+    described = manifest.read(run)
+    records = [record for record in read_events(run.events) if record["kind"] == ITERATION]
+    last = documents[-1] if documents else None
+    spread = before_and_after(records)
     return RunResult(
-        cell=job.cell,
-        seed=job.seed,
+        cell=cell,
+        seed=recipe.seed,
         state=state,
-        run=str(run.path.relative_to(out)),
-        recipe_digest=job.digest,
+        run=place,
+        recipe_digest=recipe_digest(recipe),
         chain=(described["outcome"] or {}).get("chain"),
         code=_code(described),
         protocol_digest=last["protocol_digest"] if last else None,
-        evaluations=tuple(_points(run, own)),
+        evaluations=tuple(_points(records, documents)),
         outcomes=_outcomes(last) if last else {},
+        coverage=(spread.before.share, spread.after.share) if spread else None,
+        num_gpus=num_gpus(described, recipe.model_dump(mode="json")),
     )
 
 
-def _points(run: RunFolder, documents: Sequence[Document]) -> Iterator[Point]:
-    records = [record for record in read_events(run.events) if record["kind"] == ITERATION]
+def _points(records: Sequence[Mapping[str, Any]], documents: Sequence[Document]) -> Iterator[Point]:
     for document in documents:
         before = [record for record in records if record["iteration"] < document["iteration"]]
         yield Point(
@@ -258,10 +274,14 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def runs_of(document: Mapping[str, Any]) -> tuple[RunResult, ...]:
-    return tuple(
-        RunResult(**{**run, "evaluations": tuple(Point(**point) for point in run["evaluations"])})
-        for run in document["runs"]
-    )
+    """Of results written by this version or an earlier one, which did not keep coverage and GPUs."""
+    return tuple(_run_of(run) for run in document["runs"])
+
+
+def _run_of(run: Mapping[str, Any]) -> RunResult:
+    coverage = run.get("coverage")
+    points = tuple(Point(**point) for point in run["evaluations"])
+    return RunResult(**{**run, "evaluations": points, "coverage": tuple(coverage) if coverage else None})
 
 
 @contextmanager

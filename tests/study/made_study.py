@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from vlarl.results import Evaluated, document, protocol_block, write
 from vlarl.results_study import Point, RunResult
 from vlarl.run import folder, manifest
 from vlarl.run.events import EventLog
+from vlarl.run.folder import RunFolder
 from vlarl.types import EpisodeSpec, Task, Trial
 
 RECIPE = """
@@ -55,9 +57,17 @@ def made_study(base: Path, text: str = STUDY) -> Study:
 
 
 def make_run(
-    job: StudyJob, out: Path, outcomes: Sequence[str] = ("00", "01"), *, status: manifest.Status = "done"
-) -> None:
-    """A run of the job with one evaluation an item: characters are inits, the same for both tasks."""
+    job: StudyJob,
+    out: Path,
+    outcomes: Sequence[str] = ("00", "01"),
+    *,
+    status: manifest.Status = "done",
+    events: Callable[[int], Mapping[str, Any]] = lambda iteration: {},
+) -> RunFolder:
+    """A run of the job with one evaluation an item: characters are inits, the same for both tasks.
+
+    ``events``: what else the event of an iteration holds.
+    """
     now = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=next(_STAMP))
     run = folder.create(out / job.place, job.cell, job.digest, now)
     intent = manifest.Intent(
@@ -84,6 +94,7 @@ def make_run(
                     "reward": {"success": 0.0},
                     "ledger": {"total_seconds": 30.0},
                     "warnings": [],
+                    **events(i),
                 }
             )
     for iteration, marks in enumerate(outcomes):
@@ -94,6 +105,7 @@ def make_run(
         evaluated = Evaluated(run=run.id, iteration=iteration, decoding="greedy", seed=job.seed)
         write(document(trials, TASKS, protocol=protocol, evaluated=evaluated), trials, run.evaluations)
     manifest.finish(run, status, 0 if status == "done" else 75, {"chain": "c" * 64} if status == "done" else None)
+    return run
 
 
 def _trial(task: int, init: int, mark: str) -> Trial:
