@@ -12,7 +12,6 @@ import pytest
 from builders import make_rollout
 from vlarl.run.coverage import SIDE, Coverage, before_and_after, cells_of, count_actions
 
-
 _COMMANDS = np.random.default_rng(0).uniform(-1, 1, (3, 5, 7)).astype(np.float32)
 
 
