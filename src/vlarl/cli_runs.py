@@ -252,15 +252,23 @@ def replay(
 @command("report", RUNS)
 def report(
     console: Console,
-    run: Annotated[str, typer.Argument(metavar="RUN|STUDY", help="Run folder, its name, `last`, or a study's folder.")],
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="HTML file to write.")] = None,
+    run: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN|STUDY...",
+            help="Run folder, its name, `last`, or a study's folder. Several runs are compared with the first.",
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="File to write: .html, .md (Markdown) or .csv.")
+    ] = None,
     runs: RunsOption = _RUNS,
 ) -> None:
-    """Write one HTML file that shows what a run did, or what a study found."""
+    """Write one file that shows what a run did, what a study found, or how several runs compare."""
     from vlarl.report import report as write_report
     from vlarl.report import report_json, report_notes, report_text
 
-    written = write_report(run, out=out, runs=runs)
+    written = write_report(*run, out=out, runs=runs)
     console.document(**report_json(written))
     console.data(report_text(written))
     for note in report_notes(written):

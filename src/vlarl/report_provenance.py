@@ -70,4 +70,8 @@ def _machine_text(machine: Mapping[str, Any]) -> str:
 
 
 def _renderer_text(renderer: Mapping[str, Any] | None) -> str:
-    return ", ".join(f"{name} {value}" for name, value in renderer.items()) if renderer else ""
+    """Backend and strings; of libraries the names, since a digest says nothing to a reader."""
+    shown = (
+        (name, ", ".join(value) if isinstance(value, Mapping) else value) for name, value in (renderer or {}).items()
+    )
+    return ", ".join(f"{name} {value}" for name, value in shown)

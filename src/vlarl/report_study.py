@@ -18,7 +18,6 @@ from vlarl.results_study_table import (
     COVERAGE_COLUMNS,
     COVERAGE_NOTE,
     Row,
-    Table,
     columns,
     paper_text,
     ratio_lines,
@@ -42,18 +41,18 @@ _MANY = 3  # cells; with more, each is drawn once more against the baseline alon
 def study_page(found: Findings) -> str:
     """The whole document."""
     sections = (
-        _cells(found.table),
+        _cells(found),
         _curves(found, "env_steps"),
         _pairs(found),
         _curves(found, "minutes"),
         _curves(found, "gpu_hours"),
         _tasks(found),
-        _coverage(found.table),
+        _coverage(found),
         _runs(found),
         _provenance(found),
     )
-    name = escape(found.name)
-    foot = f"<footer>vlarl {escape(__version__)} · {found.kind} <code>{name}</code></footer>"
+    what = f" · study <code>{escape(found.name)}</code>" if found.kind == "study" else ""
+    foot = f"<footer>vlarl {escape(__version__)}{what}</footer>"
     return html_page(
         f"{found.name} · vlarl {found.kind}",
         f"{_title(found)}\n{''.join(sections)}{foot}",
@@ -77,16 +76,19 @@ def _title(found: Findings) -> str:
     return head(f"vlarl {found.kind}", found.name, facts)
 
 
-def _cells(table: Table) -> str:
+def _cells(found: Findings) -> str:
+    table, word = found.table, _cell_word(found)
     timed = table.threshold is not None
     hidden = {"note"} | (set() if any(row.paper is not None for row in table.rows) else {"paper"})
     names = [name for name in columns(timed=timed) if name not in hidden]
-    head = "".join(f'<th class="{"number" if at else ""}">{escape(name)}</th>' for at, name in enumerate(names))
+    head = "".join(
+        f'<th class="{"number" if at else ""}">{escape(name)}</th>' for at, name in enumerate([word, *names[1:]])
+    )
     head += '<th class="picturecell"><div class="scale"><span>0</span><span>50</span><span>100%</span></div></th>'
     rows = "".join(_cell_row(position, row, names) for position, row in enumerate(table.rows))
     notes = "".join(f"<li>{_emphasised(note)}</li>" for note in table_legend(table))
     return section(
-        "Cells",
+        f"{word.capitalize()}s",
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
         f'<ul class="plain note">{notes}</ul>',
     )
@@ -210,17 +212,16 @@ def _task_cell(marks: Sequence[str]) -> str:
     return f'<td class="number">{k}/{n}<span class="sub">{_between(wilson(k, n))}</span></td>'
 
 
-def _coverage(table: Table) -> str:
+def _coverage(found: Findings) -> str:
     """How much of the plane of actions is in use, before and after."""
-    if not table.coverage:
+    if not found.table.coverage:
         return ""
-    titles = "".join(
-        f'<th class="{"number" if at else ""}">{escape(name)}</th>' for at, name in enumerate(COVERAGE_COLUMNS)
-    )
+    names = [_cell_word(found), *COVERAGE_COLUMNS[1:]]
+    titles = "".join(f'<th class="{"number" if at else ""}">{escape(name)}</th>' for at, name in enumerate(names))
     rows = "".join(
         f'<tr><td>{escape(row.cell)}</td><td class="number">{row.seeds}</td>'
         f"{_mean(row.before)}{_mean(row.after)}{_mean(row.change, signed=True)}</tr>"
-        for row in table.coverage
+        for row in found.table.coverage
     )
     body = f"<table><thead><tr>{titles}</tr></thead><tbody>{rows}</tbody></table>"
     note = f'<p class="note">{escape(COVERAGE_NOTE)}</p>'

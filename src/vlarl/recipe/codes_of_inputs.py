@@ -143,6 +143,10 @@ OF_INPUTS: Mapping[str, Code] = MappingProxyType(
             "manifest.json, and recorded actions have the digest that the chain has of them. Here one does not, so a file "
             "was changed or damaged after the run, and nothing can be compared with it.",
         ),
+        "R369": Code(
+            "nothing to compare",
+            "`vlarl report RUN RUN` compares the last evaluations of runs, and one of them has none yet.",
+        ),
         "R370": Code(
             "incomplete model folder",
             "A model's folder has config.json and either model.safetensors or shards with "
@@ -308,6 +312,11 @@ OF_INPUTS: Mapping[str, Code] = MappingProxyType(
         "U260": Code(
             "nothing to label",
             "`vlarl label-segments` takes a recipe with `imitation`, demonstrations with `--demos`, or a run with `--run`.",
+        ),
+        "U280": Code(
+            "no such report",
+            "`vlarl report` takes one run, the folder of one study, or several runs to compare. The ending of `--out` says "
+            "what it writes: .html, .md or .csv.",
         ),
     }
 )
