@@ -51,7 +51,8 @@ done
 
 if [ "$status" -eq 75 ]; then
     echo "stopped at a checkpoint; task $SLURM_ARRAY_TASK_ID goes back into the queue"
-    scontrol requeue "$SLURM_JOB_ID" || exit 75
+    # Not by SLURM_JOB_ID: the last task's is that of the whole array, and all of it would start anew.
+    scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID" || exit 75
     exit 0
 fi
 exit "$status"

@@ -322,11 +322,12 @@ def test_a_task_of_the_array_queues_itself_again_when_stopped(
         (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
         (tmp_path / name).chmod(0o755)
     script = slurm_script(study="s.yaml", name="s", num_tasks=9, num_cpus=3, out=Path("o"), cache=Path("c"), only=[])
-    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_ARRAY_TASK_ID": "7", "SLURM_JOB_ID": "42"}
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_ARRAY_JOB_ID": "40", "SLURM_ARRAY_TASK_ID": "7"}
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, check=False)
     assert done.returncode == left
     assert (tmp_path / "words").read_text() == "study s.yaml --out o --cache c --task 7 --display plain\n"
     assert (tmp_path / "queued").exists() == queued
+    assert not queued or (tmp_path / "queued").read_text() == "requeue 40_7\n"
 
 
 def test_the_words_of_a_run(tmp_path: Path) -> None:
