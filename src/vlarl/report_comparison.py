@@ -91,7 +91,7 @@ def comparison(runs: Sequence[RunFolder], folder: Path) -> Findings:
 def _member(run: RunFolder) -> _Member:
     described = manifest.read(run)
     documents = [read_document(path) for path in sorted(run.evaluations.glob("*.json"))]
-    own, _ = comparable(documents)
+    own, _ = comparable([document for document in documents if document["iteration"] is not None])
     if not own:
         raise AssetError(
             f"run {run.id} has no evaluation of its policy",

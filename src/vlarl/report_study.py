@@ -10,7 +10,7 @@ from vlarl import __version__
 from vlarl.intervals import Interval, wilson
 from vlarl.report_charts import Series, interval_picture
 from vlarl.report_findings import Findings
-from vlarl.report_html import head, html_page, legend, section
+from vlarl.report_html import head, html_page, legend, seconds_text, section
 from vlarl.report_study_charts import Axis, chart, colour, curves
 from vlarl.results_study import RunResult
 from vlarl.results_study_coverage import SeedMean
@@ -62,7 +62,7 @@ def study_page(found: Findings) -> str:
 
 def _title(found: Findings) -> str:
     steps = sum(run.env_steps for run in found.runs)
-    hours = sum(run.seconds for run in found.runs) / 3600
+    seconds = sum(run.seconds for run in found.runs)
     gpu_hours = sum(run.num_gpus * run.seconds for run in found.runs) / 3600
     done = f"{found.num_done} of {found.num_wanted}" if found.kind == "study" else f"{found.num_wanted}"
     facts = [
@@ -70,7 +70,7 @@ def _title(found: Findings) -> str:
         ("cells" if found.kind == "study" else "recipes", str(len(found.cells))),
         ("runs", done),
         ("env steps", f"{steps:,}"),
-        ("collecting and updating", f"{hours:.1f} h"),
+        ("collecting and updating", seconds_text(seconds)),
         *([("GPU-hours", f"{gpu_hours:.1f}")] if gpu_hours else []),
     ]
     return head(f"vlarl {found.kind}", found.name, facts)

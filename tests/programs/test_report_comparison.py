@@ -149,6 +149,18 @@ def test_a_run_without_an_evaluation_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "a.html").exists()
 
 
+def test_only_evaluations_of_the_run_s_own_policy_count(tmp_path: Path) -> None:
+    run = made(tmp_path, 1, solved=2)
+    for fields in ({"policy": "expert", "decoding": None, "iteration": None}, {"iteration": None}):
+        trials = make_trials(lambda task, init: True, 4)
+        write(make_document(trials, **fields), trials, run.evaluations)  # type: ignore[arg-type]
+    assert comparison([run, made(tmp_path, 2)], tmp_path).table.rows[0].k == 24
+    for path in run.evaluations.glob("tabletop_basic-0*"):
+        path.unlink()
+    with pytest.raises(AssetError, match="has no evaluation of its policy"):
+        comparison([run], tmp_path)
+
+
 def test_the_page(tmp_path: Path) -> None:
     runs = [made(tmp_path, 1), made(tmp_path, 2), made(tmp_path, 1, name="slow", lr=1e-5, solved=3)]
     runs[0].report.write_text("its own")
