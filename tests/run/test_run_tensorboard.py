@@ -21,8 +21,6 @@ from vlarl.run.folder import RunFolder
 from vlarl.run.tensorboard import TensorBoard, flatten
 from vlarl.train import resume, train
 
-pytest.importorskip("torch.utils.tensorboard")
-
 SECRET = "hf_0123456789abcdef"
 RECIPE = """
 seed: 3
