@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import re
@@ -94,7 +95,7 @@ def test_the_tiny_policy_has_as_many_parameters_as_counted(vision: Literal["keyp
     counted = {part.name: part.parameters for part in plan.parts}
     encoder = KeypointEncoder(image_size=64, num_keypoints=12, num_tokens=3, width=48, front_end=FRONT_ENDS[vision])
     assert counted["vision"] == sum(weight.numel() for weight in encoder.parameters())
-    transformers = pytest.importorskip("transformers")
+    transformers = importlib.import_module("transformers")
     config = transformers.LlamaConfig(
         vocab_size=VOCABULARY_SIZE + 256,
         hidden_size=48,
@@ -143,8 +144,8 @@ def test_activations_are_the_measured_ones() -> None:
 
 def test_activations_of_a_real_layer() -> None:
     """What torch keeps of one narrow Llama layer, adapters computing in bfloat16 beside it."""
-    torch = pytest.importorskip("torch")
-    llama = pytest.importorskip("transformers.models.llama.modeling_llama")
+    torch = importlib.import_module("torch")
+    llama = importlib.import_module("transformers.models.llama.modeling_llama")
     sizes = replace(PUBLISHED.language, width=256, mlp=688, depth=1, vocabulary=8)
     config = llama.LlamaConfig(
         vocab_size=8,
@@ -459,9 +460,9 @@ def test_the_quickstart_takes_as_long_as_it_was_measured_to() -> None:
 
 
 def test_the_horizons_are_the_suites_own() -> None:
-    tabletop = pytest.importorskip("vlarl.suites.tabletop.tasks")
+    tabletop = importlib.import_module("vlarl.suites.tabletop.tasks")
     longest = {name: max(row.horizon for row in rows) for name, rows in tabletop.SUITES.items()}
-    install = pytest.importorskip("vlarl.suites.libero.install")
+    install = importlib.import_module("vlarl.suites.libero.install")
     assert {**longest, **install.HORIZONS} == HORIZONS
 
 

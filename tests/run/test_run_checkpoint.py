@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import os
 from collections.abc import Callable
@@ -52,7 +53,7 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
 
 
 def test_torch_tensors_keep_type_and_may_share_memory(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
+    torch = importlib.import_module("torch")
     shared = torch.arange(6, dtype=torch.bfloat16).reshape(2, 3)
     tensors = {"policy": {"a": shared, "b": shared, "view": shared[:, 1], "array": np.ones(2, np.float32)}}
     save(tmp_path / "checkpoints", 1, tensors, {}, ALL)
