@@ -18,7 +18,7 @@ GROUND, LANGUAGE, RECORD, PARTS, MECHANICS, ASSEMBLY, PROGRAMS, SURFACE = range(
 LAYERS: dict[int, tuple[str, ...]] = {
     GROUND: ("errors", "types", "digest", "seeding", "memory", "intervals", "guard"),
     LANGUAGE: ("recipe", "registry"),
-    RECORD: ("plan", "assets", "run", "results", "distributed"),
+    RECORD: ("plan", "assets", "run", "results", "distributed", "devices"),
     PARTS: ("suites", "policies", "critics", "rewards", "curriculum"),
     MECHANICS: ("rollout", "advantages", "ppo", "imitation", "evaluation", "segments"),
     ASSEMBLY: ("assembly", "warmstart", "trials", "recorder", "prm"),

@@ -59,6 +59,11 @@ class DecodingChoice(StrEnum):
     sampled = "sampled"
 
 
+class SplitChoice(StrEnum):
+    eval = "eval"
+    sampled = "sampled"
+
+
 @command("train", RUNS)
 def train(
     console: Console,
@@ -183,6 +188,12 @@ def evaluate(
         str | None, typer.Option("--tasks", metavar="A,B", help="Only these tasks, separated by commas.")
     ] = None,
     episodes: EpisodesOption = None,
+    split: Annotated[
+        SplitChoice,
+        typer.Option(
+            "--split", help="The suite's own evaluation states, or a second set: sampled as for training, and others."
+        ),
+    ] = SplitChoice.eval,
     decoding: Annotated[
         DecodingChoice, typer.Option("--decoding", help="How tokens are chosen.")
     ] = DecodingChoice.greedy,
@@ -211,6 +222,7 @@ def evaluate(
         policy=policy.value,
         tasks=tasks.split(",") if tasks else None,
         episodes=episodes,
+        split=split.value,
         decoding=decoding.value,
         temperature=temperature,
         seed=seed,

@@ -64,15 +64,20 @@ def _torch_threads(recipe: Recipe, cores: int) -> Check:
 
 
 def _device(recipe: Recipe, machine: Machine) -> Iterator[Check]:
-    """Whether a policy that wants a GPU finds one; a tiny policy never does."""
-    if not isinstance(recipe.policy, OpenVlaSpec) or recipe.policy.device == "cpu":
+    """Whether a policy that needs a GPU, or is told to run on one, finds one."""
+    large, device = isinstance(recipe.policy, OpenVlaSpec), getattr(recipe.policy, "device", "cpu")
+    if device == "cpu" or not (large or device == "cuda"):
         return
-    why = "a policy of billions of parameters takes hours for one iteration on a CPU"
+    why = (
+        "a policy of billions of parameters takes hours for one iteration on a CPU"
+        if large
+        else "the recipe says `policy.device: cuda`"
+    )
     if machine.num_gpus:
         found = f"{machine.num_gpus} x {machine.gpu_name or 'GPU'}"
         yield Check(name="GPU", status="ok", found=found, why=why)
         return
-    forced = recipe.policy.device == "cuda"
+    forced = device == "cuda"
     yield Check(
         name="GPU",
         status="fail" if forced else "warn",

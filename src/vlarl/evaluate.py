@@ -22,7 +22,7 @@ from vlarl.run.folder import RunFolder, latest, open_run
 from vlarl.suites.baselines import Baseline, run_baseline
 from vlarl.suites.protocol import Suite
 from vlarl.trials import policy_trials
-from vlarl.types import EpisodeSpec
+from vlarl.types import EpisodeSpec, Split
 from vlarl.videos import write_videos
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def evaluate(
     policy: PolicyKind = "checkpoint",
     tasks: Sequence[str] | None = None,
     episodes: int | None = None,
+    split: Split = "eval",
     decoding: Decoding = "greedy",
     temperature: float | None = None,
     seed: int | None = None,
@@ -70,21 +71,20 @@ def evaluate(
     progress: Progress = lambda done, total, trial: None,
     say: Say = lambda text: None,
 ) -> EvaluationOutcome:
-    """Evaluate on init states ``eval`` 0 .. ``episodes`` - 1 of every task, or of ``tasks`` only.
+    """Evaluate on init states 0 .. ``episodes`` - 1 of ``split`` of every task, or of ``tasks`` only.
 
     ``checkpoint``: a run by name or path, ``last``, or a checkpoint's folder; None takes the newest run in
     ``runs`` that was trained on ``suite``. The three files of the evaluation go to ``out``, else to the run's
     ``eval`` folder; a baseline without ``out`` is not written. ``seed`` draws sampled and random actions.
-    A checkpoint in Hugging Face layout (folder, or hf://owner/name@commit) needs ``out``; ``overrides``
-    (`policy.images=plain`) say how it is used.
-
-    Episodes that lie there already are read back, unless ``fresh``. ``shard`` runs a part of them, for ``merge``.
-    ``videos``: at most so many a task, of the first, the best and the worst episode, beside the document.
+    A checkpoint in Hugging Face layout (folder, or hf://owner/name@commit) needs ``out``; ``overrides`` say how it
+    is used. Episodes that lie there are read back, unless ``fresh``. ``shard`` runs a part, for ``merge``. ``videos``:
+    at most so many a task, of the first, the best and the worst episode, beside the document.
     """
     request = _Request(
         suite=suite,
         tasks=tasks,
         episodes=episodes,
+        split=split,
         decoding=decoding,
         temperature=temperature,
         seed=seed,
@@ -112,7 +112,9 @@ def evaluate(
     return _outcome(work, folder, request, run=run.id if run else None, chosen=chosen, passed_over=loaded.passed_over)
 
 
-def episodes_of(suite: Suite, names: Sequence[str] | None, episodes: int) -> tuple[EpisodeSpec, ...]:
+def episodes_of(
+    suite: Suite, names: Sequence[str] | None, episodes: int, split: Split = "eval"
+) -> tuple[EpisodeSpec, ...]:
     """Held-out episodes of the tasks named, or given by number; all when None.
 
     Raises UsageError for an unknown task or too many episodes.
@@ -129,7 +131,7 @@ def episodes_of(suite: Suite, names: Sequence[str] | None, episodes: int) -> tup
                 hint=f"did you mean `{close}`?" if close else f"its tasks are {', '.join(known)}",
             )
     wanted = [task for task in tasks if names is None or task.name in names]
-    available = min(suite.num_inits(task.index, "eval") for task in wanted)
+    available = min(suite.num_inits(task.index, split) for task in wanted)
     if episodes > available:
         raise UsageError(
             f"{episodes} episodes a task are more than the {available} held-out init states of `{suite.name}`",
@@ -137,7 +139,7 @@ def episodes_of(suite: Suite, names: Sequence[str] | None, episodes: int) -> tup
             hint=f"--episodes {available}",
         )
     chosen = {task.index for task in wanted}
-    return tuple(spec for spec in held_out(len(tasks), episodes) if spec.task in chosen)
+    return tuple(spec for spec in held_out(len(tasks), episodes, split) if spec.task in chosen)
 
 
 def outcome_text(outcome: EvaluationOutcome) -> str:
@@ -176,6 +178,7 @@ class _Request:
     suite: str
     tasks: Sequence[str] | None
     episodes: int | None
+    split: Split
     decoding: Decoding
     temperature: float | None
     seed: int | None
@@ -255,7 +258,7 @@ def _baseline(policy: Baseline, request: _Request, say: Say) -> Work:
     return Work(
         suite_spec=spec,
         suite=suite,
-        specs=episodes_of(suite, names, request.episodes or DEFAULT_EPISODES),
+        specs=episodes_of(suite, names, request.episodes or DEFAULT_EPISODES, request.split),
         evaluated=Evaluated(policy=policy, seed=seed),
         run=lambda specs, ended: run_baseline(policy, spec, specs, num_workers=num_workers, seed=seed, progress=ended),
     )
@@ -298,7 +301,7 @@ def _checkpoint(loaded: LoadedPolicy, run: str | None, request: _Request) -> Wor
     return Work(
         suite_spec=spec,
         suite=suite,
-        specs=episodes_of(suite, request.tasks, request.episodes or section.episodes),
+        specs=episodes_of(suite, request.tasks, request.episodes or section.episodes, request.split),
         evaluated=evaluated,
         run=lambda specs, ended: policy_trials(loaded.policy, spec, suite, specs, evaluated=evaluated, progress=ended),
     )

@@ -10,7 +10,7 @@ import numpy as np
 from vlarl.policies.protocol import Policy
 from vlarl.seeding import uniforms
 from vlarl.suites.protocol import SlotPool
-from vlarl.types import ACTION_SIZE, EpisodeSpec, Trial
+from vlarl.types import ACTION_SIZE, EpisodeSpec, Split, Trial
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Queue:
         return self.specs[position] if position < len(self.specs) else None
 
 
-def held_out(num_tasks: int, episodes: int) -> tuple[EpisodeSpec, ...]:
-    """Eval init states 0 .. episodes - 1 of every task, task after task: few compiled tasks at once are in use."""
-    return tuple(EpisodeSpec(task, "eval", init, 0) for task in range(num_tasks) for init in range(episodes))
+def held_out(num_tasks: int, episodes: int, split: Split = "eval") -> tuple[EpisodeSpec, ...]:
+    """Init states 0 .. episodes - 1 of every task, task after task: few compiled tasks at once are in use."""
+    return tuple(EpisodeSpec(task, split, init, 0) for task in range(num_tasks) for init in range(episodes))
 
 
 def evaluate_policy(

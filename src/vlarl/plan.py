@@ -103,7 +103,7 @@ def make_plan(recipe: Recipe, machine: Machine, *, suggest: bool = True) -> Plan
 
 
 def _stays_on_the_cpu(recipe: Recipe) -> bool:
-    return isinstance(recipe.policy, TinySpec) or getattr(recipe.policy, "device", "auto") == "cpu"
+    return getattr(recipe.policy, "device", "auto") == "cpu"
 
 
 def _reads_another_prompt(recipe: Recipe) -> bool:

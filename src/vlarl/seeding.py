@@ -69,11 +69,12 @@ def apply_determinism(level: str, num_threads: int) -> None:
     import torch
 
     torch.set_num_threads(num_threads)
+    # Torch's default rounds a GPU's fp32 convolutions to 10 bits: rollout and update would not agree on a ratio of 1.
+    torch.backends.cudnn.allow_tf32 = False
     if level == "strict":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
         torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False

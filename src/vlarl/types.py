@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-Split = Literal["train", "eval"]
+Split = Literal["train", "eval", "sampled"]  # to train on; held out; a second held-out set, sampled as for training
 ACTION_SIZE = 7  # numbers, and tokens, of a control step
 
 

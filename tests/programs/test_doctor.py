@@ -37,7 +37,7 @@ from vlarl.errors import Exit, RecipeError
 from vlarl.plan_machine import Machine, named_machine
 from vlarl.recipe.schema import Recipe
 from vlarl.recipe.specs.learning import ImitationSpec, TrainSpec
-from vlarl.recipe.specs.policies import OpenVlaSpec
+from vlarl.recipe.specs.policies import OpenVlaSpec, TinySpec
 from vlarl.recipe.specs.rewards import ProcessRewardSpec
 from vlarl.recipe.specs.suites import TabletopSpec
 from vlarl.run import machine
@@ -237,6 +237,14 @@ def test_a_large_policy_without_a_gpu(tmp_path: Path, device: Any, status: str |
     assert found["policy checkpoint"].status == "ok"
     assert found["memory"].status == "ok", "the sizes are the folder's, not those of the published model"
     assert checks(recipe, machine=named_machine("80GB", 2)).get("GPU", CARD).status == "ok"
+
+
+@pytest.mark.parametrize(("device", "status"), [("auto", None), ("cuda", "fail"), ("cpu", None)])
+def test_a_small_policy_needs_a_gpu_only_where_the_recipe_says_so(device: Any, status: str | None) -> None:
+    recipe = Recipe(policy=TinySpec(device=device))
+    found = checks(recipe)
+    assert (found["GPU"].status if "GPU" in found else None) == status
+    assert checks(recipe, machine=named_machine("80GB", 1)).get("GPU", CARD).status == "ok"
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ from vlarl.results import read, read_document
 from vlarl.run import checkpoint
 from vlarl.run.folder import RunFolder
 from vlarl.suites.baselines import BaselineJob, run_baseline, run_job
-from vlarl.types import EpisodeSpec
+from vlarl.types import EpisodeSpec, Split
 
 TASKS = ["lift_red", "push_red"]
 SUITE = TabletopSpec(num_envs=4, num_groups=2, num_workers=1, image_size=32, tasks=TASKS)
@@ -81,6 +81,22 @@ def test_the_newest_run_of_the_suite_is_taken_and_named(runs: Path, sampled: Eva
     assert document["overall"]["episodes"] == 4
     assert document["protocol"]["image_size"] == 32
     assert "decoding sampled at temperature 1.5" in outcome_text(sampled)
+
+
+def test_the_second_held_out_set_is_another_evaluation(tmp_path: Path) -> None:
+    def expert(split: Split) -> EvaluationOutcome:
+        return evaluate("tabletop_basic", policy="expert", tasks=["reach_red"], episodes=2, split=split, out=tmp_path)
+
+    own, sampled = expert("eval"), expert("sampled")
+    assert own.path is not None
+    assert sampled.path is not None
+    assert own.path != sampled.path
+    assert (own.document["protocol"]["split"], sampled.document["protocol"]["split"]) == ("eval", "sampled")
+    assert own.document["protocol_digest"] != sampled.document["protocol_digest"]
+    trials = read(sampled.path).trials
+    assert [trial.spec.split for trial in trials] == ["sampled"] * 2
+    assert not np.array_equal(trials[0].actions, read(own.path).trials[0].actions)
+    assert expert("sampled").read_back == 2
 
 
 def test_it_is_written_beside_the_run_and_reads_back(runs: Path, sampled: EvaluationOutcome) -> None:

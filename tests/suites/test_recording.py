@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,33 @@ def test_processes_record_what_one_does_and_in_the_jobs_order(tmp_path: Path) ->
         )
     loaded = load_demonstrations([result.path for result in results], image_size=IMAGE_SIZE)
     assert loaded.instructions == ("go there 1", "go there 0")
+
+
+def test_several_processes_a_task_record_the_same_file(tmp_path: Path) -> None:
+    spec = ScriptedSpec(bad_inits=[1, 3])
+
+    def jobs(folder: str) -> list[RecordingJob]:
+        (tmp_path / folder).mkdir()
+        return [job(tmp_path / folder / f"{task}.hdf5", spec, task=task, num_episodes=6) for task in (1, 0)]
+
+    alone = record_all(jobs("alone"), num_workers=2)
+    shared = record_all(jobs("shared"), num_workers=5)
+    for one, other in zip(alone, shared, strict=True):
+        assert replace(one, path=other.path) == other
+        assert other.tried > other.recorded == 6
+        assert one.path.read_bytes() == other.path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "error"), [({"bad_inits": list(range(NUM_INITS))}, RunError), ({"breaks_at": 3}, ArithmeticError)]
+)
+def test_several_processes_a_task_leave_nothing_when_one_fails(
+    tmp_path: Path, change: dict[str, Any], error: type[Exception]
+) -> None:
+    jobs = [job(tmp_path / f"{task}.hdf5", ScriptedSpec(**change), task=task) for task in (0, 1)]
+    with pytest.raises(error):
+        record_all(jobs, num_workers=4)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_process_that_dies_is_told_as_such() -> None:

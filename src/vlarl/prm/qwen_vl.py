@@ -18,8 +18,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from vlarl.devices import chosen_device
 from vlarl.errors import RecipeError
-from vlarl.prm.devices import chosen_device
 from vlarl.prm.protocol import QUESTIONS, Views
 from vlarl.prm.qwen_base import TOKENIZER, Base, Pictures, load_network, open_base, unusable_tokenizer
 from vlarl.recipe.specs.policies import LoraSpec
@@ -45,7 +45,7 @@ class QwenVlRewardModel:
         self.spec, self.previous_frame = spec, spec.previous_frame
         base = open_base(spec.checkpoint)
         self.base_digest, self.base_reference, self.base_name = base.digest, base.reference, base.name
-        self._device = chosen_device(spec.device)
+        self._device = chosen_device(spec.device, what="the reward model")
         self._pictures = Pictures(base)
         _, grids = self._pictures.patches(np.zeros((1, image_size, image_size, 3), np.uint8))
         self._prompts = _Prompts(base, spec, num_visual=self._pictures.num_tokens(grids[0]))

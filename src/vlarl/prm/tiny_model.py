@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel
 
+from vlarl.devices import chosen_device
 from vlarl.errors import RecipeError
 from vlarl.policies.tiny.tokenizer import BOS, PAD, VOCABULARY_SIZE, load_tokenizer
 from vlarl.policies.tiny.vision import KeypointEncoder
-from vlarl.prm.devices import chosen_device
 from vlarl.prm.protocol import QUESTIONS, Views
 from vlarl.recipe.front_ends import FRONT_ENDS
 from vlarl.recipe.specs.prm import TinyPrmSpec
@@ -58,7 +58,8 @@ class TinyRewardModel(nn.Module):
         )
         self.head = nn.Linear(spec.hidden_size, _NUM_TOKENS, bias=False)
         nn.init.normal_(self.head.weight, std=_INIT_STD)
-        self._device = chosen_device(spec.device, auto="cpu")  # so small that a GPU would mostly wait for pictures
+        # So small that a GPU would mostly wait for pictures.
+        self._device = chosen_device(spec.device, what="the reward model", auto="cpu")
         self.to(self._device)
 
     def answer_logits(self, views: Views) -> Tensor:

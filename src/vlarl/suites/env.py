@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import gymnasium
 import numpy as np
 
 from vlarl.errors import UsageError
 from vlarl.suites.protocol import Suite, Wristed
-from vlarl.types import EpisodeSpec
+from vlarl.types import EpisodeSpec, Split
 
+_SPLITS: tuple[Split, ...] = get_args(Split)
 _OPTIONS = ("split", "init")
 _SEED_RANGE = 2**31
 _PROPRIOCEPTION = ("ee_states", "gripper_states")  # 6 + 2 numbers
@@ -23,7 +24,7 @@ class TaskEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     the camera on the hand, and with ``proprioception`` ``"proprioception"``, (8,) float32: position of the end effector
     in metres, its rotation as axis-angle, positions of both fingers. UsageError where the suite has no such camera.
     Action: (7,) float32 in [-1, 1]. Reward 1.0 on
-    success, else 0.0. ``reset(seed=s, options={"split": "train" | "eval", "init": k})`` begins the episode
+    success, else 0.0. ``reset(seed=s, options={"split": "train" | "eval" | "sampled", "init": k})`` begins the episode
     (task, split, init, s); what is left out is drawn from the env's own generator, the split being ``train``.
     """
 
@@ -106,8 +107,9 @@ class TaskEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
             if name not in _OPTIONS:
                 raise UsageError(f"reset knows no option `{name}`", place="options", hint="options: split, init")
         split = options.get("split", "train")
-        if split not in ("train", "eval"):
-            raise UsageError(f"no split is called {split!r}", place="options.split", hint="splits: train, eval")
+        if split not in _SPLITS:
+            hint = f"splits: {', '.join(_SPLITS)}"
+            raise UsageError(f"no split is called {split!r}", place="options.split", hint=hint)
         count = self._suite.num_inits(self.task.index, split)
         init = options.get("init")
         if init is None:

@@ -1,10 +1,14 @@
-"""Recording a suite's scripted experts, one process a task, in LIBERO's HDF5 layout."""
+"""Recording a suite's scripted experts, in LIBERO's HDF5 layout."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import as_completed
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +56,32 @@ def record_all(
     num_workers: int,
     progress: Callable[[RecordingResult], None] = lambda result: None,
 ) -> list[RecordingResult]:
-    """Run the jobs on ``num_workers`` processes; results in the jobs' order, whatever the order of work."""
+    """Run the jobs on ``num_workers`` processes; results in the jobs' order, whatever the order of work.
+
+    With two processes a task or more, a task's attempts are shared among them; the file is the same.
+    """
+    helpers = num_workers // len(jobs)
+    if helpers > 1:
+        return _record_shared(jobs, helpers, progress)
     with job_processes(min(num_workers, len(jobs))) as executor:
         futures = [executor.submit(record, job) for job in jobs]
+        for future in as_completed(futures):
+            progress(future.result())
+        return [future.result() for future in futures]
+
+
+def _record_shared(
+    jobs: list[RecordingJob], helpers: int, progress: Callable[[RecordingResult], None]
+) -> list[RecordingResult]:
+    """``helpers`` processes a task simulate, and one thread a task writes."""
+    with ExitStack() as stack:
+        threads = stack.enter_context(ThreadPoolExecutor(len(jobs)))
+        # Left before the threads are waited for: after an error no thread waits for an attempt that never comes.
+        processes = [stack.enter_context(job_processes(helpers)) for _ in jobs]
+        futures = [
+            threads.submit(_write, job, _shared_attempts(job, executor, 2 * helpers))
+            for job, executor in zip(jobs, processes, strict=True)
+        ]
         for future in as_completed(futures):
             progress(future.result())
         return [future.result() for future in futures]
@@ -63,10 +90,18 @@ def record_all(
 def record(job: RecordingJob) -> RecordingResult:
     """Record ``job.num_episodes`` successful expert episodes of one task on consecutive train init states."""
     suite: Suite = build(job.suite)
-    task = suite.tasks()[job.task]
-    conventions = suite.conventions
-    described: dict[str, Any] = job.suite.model_dump(include=_MEANING)
     simulation = suite.simulation(job.task)  # before the file, of which nothing is left when this fails
+    try:
+        return _write(job, (_attempt(suite, simulation, job, number) for number in count()))
+    finally:
+        simulation.close()
+
+
+def _write(job: RecordingJob, attempts: Iterator[Trajectory]) -> RecordingResult:
+    """The file of the first ``job.num_episodes`` successes among ``attempts``."""
+    suite: Suite = build(job.suite)
+    task, conventions = suite.tasks()[job.task], suite.conventions
+    described: dict[str, Any] = job.suite.model_dump(include=_MEANING)
     writer = DemonstrationWriter(
         job.path, task, suite=described, control_hz=conventions.control_hz, image_size=conventions.image_size
     )
@@ -79,13 +114,7 @@ def record(job: RecordingJob) -> RecordingResult:
                     code="X521",
                     hint="lower imitation.noise, or leave the task out with suite.tasks",
                 )
-            spec = EpisodeSpec(
-                job.task,
-                "train",
-                tried % suite.num_inits(job.task, "train"),
-                seed(job.seed, "demo", task.name, tried) >> 32,
-            )
-            trajectory = record_episode(suite, simulation, spec, job)
+            trajectory = next(attempts)
             tried += 1
             if trajectory.success:
                 writer.add(trajectory)
@@ -93,10 +122,36 @@ def record(job: RecordingJob) -> RecordingResult:
     except BaseException:
         writer.abandon()
         raise
-    finally:
-        simulation.close()
     writer.commit()
     return RecordingResult(path=job.path, task=job.task, tried=tried, recorded=recorded, num_steps=num_steps)
+
+
+def _shared_attempts(job: RecordingJob, executor: Executor, ahead: int) -> Iterator[Trajectory]:
+    """The attempts in order, ``ahead`` of them begun."""
+    numbers, waiting = count(), deque[Future[Trajectory]]()
+    while True:
+        while len(waiting) < ahead:
+            waiting.append(executor.submit(_helpers_attempt, job, next(numbers)))
+        yield waiting.popleft().result()
+
+
+def _helpers_attempt(job: RecordingJob, number: int) -> Trajectory:
+    suite, simulation = _kept_simulation(type(job.suite), job.suite.model_dump_json(), job.task)
+    return _attempt(suite, simulation, job, number)
+
+
+@lru_cache(maxsize=1)  # a helper works on one task, which takes seconds to compile
+def _kept_simulation(spec: type[SuiteSpec], values: str, task: int) -> tuple[Suite, Simulation]:
+    suite: Suite = build(spec.model_validate_json(values))
+    return suite, suite.simulation(task)
+
+
+def _attempt(suite: Suite, simulation: Simulation, job: RecordingJob, number: int) -> Trajectory:
+    """The expert's episode ``number``, whose init state and noise depend on nothing else."""
+    task = suite.tasks()[job.task]
+    init = number % suite.num_inits(job.task, "train")
+    spec = EpisodeSpec(job.task, "train", init, seed(job.seed, "demo", task.name, number) >> 32)
+    return record_episode(suite, simulation, spec, job)
 
 
 def record_episode(suite: Suite, simulation: Simulation, spec: EpisodeSpec, job: RecordingJob) -> Trajectory:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from vlarl.types import ACTION_SIZE, EpisodeSpec, Split
 __all__ = ["ACTION_SIZE", "DIGEST_SIZE", "SharedArrays", "Sizes", "decode_spec", "encode_spec"]
 
 DIGEST_SIZE = 16
-_SPLITS: tuple[Split, ...] = ("train", "eval")
+_SPLITS: tuple[Split, ...] = get_args(Split)
 _ALIGNMENT = 64  # a cache line: workers never write into each other's
 
 

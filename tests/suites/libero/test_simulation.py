@@ -106,6 +106,19 @@ def test_training_placements_are_sampled_and_never_official_states() -> None:
     assert not simulation.advance(np.zeros(7)).terminated
 
 
+def test_the_second_held_out_set_is_sampled_apart_from_training() -> None:
+    suite = _suite("libero_goal.8.0")
+    simulation = suite.simulation(0)
+    starts = []
+    for split in ("train", "eval", "sampled"):
+        for init in range(3):
+            simulation.begin(EpisodeSpec(task=0, split=split, init=init, seed=0))
+            starts.append(simulation.episode._start)
+    assert len({start.state.tobytes() for start in starts}) == 9
+    assert len({start.body_positions.tobytes() for start in starts}) == 7, "official states share fixtures"
+    assert suite.num_inits(0, "sampled") == 1000
+
+
 def test_fixtures_of_official_scripts_vary_from_episode_to_episode() -> None:
     fixed, varying = _suite("libero_goal.8.0"), _suite("libero_goal.8.0", fixtures="official_sequence")
     places = {}

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vlarl.devices import chosen_device
 from vlarl.policies.action_tokens import ACTION_CONVENTION, NUM_ACTION_TOKENS
 from vlarl.policies.decoding import ActionDecoder, Prompt
 from vlarl.policies.openvla.adapters import Adapters, RoundedFactors
@@ -52,7 +53,7 @@ class OpenVlaPolicy:
         assert trained or spec.lora is None, "adapters are there to be trained"
         self.spec = spec
         self._trains_all = trained and spec.lora is None
-        self.device = _device(spec.device)
+        self.device = chosen_device(spec.device, what="the policy")
         self._dtype = _DTYPES[spec.dtype]
         self.layout: Layout = read_layout(resolve(spec.checkpoint))
         folder, config = self.layout.folder, self.layout.config
@@ -206,9 +207,3 @@ class OpenVlaPolicy:
         embeddings = torch.cat([text[:, :1], visual, text[:, 1:]], dim=1)
         seen = torch.ones(visual.shape[:2], dtype=torch.bool, device=self.device)
         return Prompt(embeddings=embeddings, valid=torch.cat([text_valid[:, :1], seen, text_valid[:, 1:]], dim=1))
-
-
-def _device(wanted: str) -> torch.device:
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(wanted)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from vlarl.devices import chosen_device
 from vlarl.errors import RecipeError
 from vlarl.policies.action_tokens import ACTION_CONVENTION, NUM_ACTION_TOKENS, NUM_BINS, decode_tokens, encode_actions
 from vlarl.policies.decoding import ActionDecoder, Prompt
@@ -46,6 +47,7 @@ class TinyPolicy(nn.Module):
     def __init__(self, spec: TinySpec, *, suite: SuiteFacts, seed: int) -> None:
         super().__init__()
         self.spec = spec
+        self.device = chosen_device(spec.device, what="the policy")
         self.feature_size = spec.hidden_size
         self._image_size = suite.image_size
         self._encoded: dict[str, list[int]] = {}
@@ -62,6 +64,7 @@ class TinyPolicy(nn.Module):
         self._decoder = ActionDecoder(
             self.language_model, num_action_tokens=NUM_ACTION_TOKENS, num_bins=NUM_BINS, first_row=VOCABULARY_SIZE
         )
+        self.to(self.device)  # drawn on the CPU: the same first weights on every device
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -89,18 +92,20 @@ class TinyPolicy(nn.Module):
 
     def sample(self, inputs: TinyInputs, *, temperature: float, uniforms: np.ndarray | None) -> Sampled:
         with torch.no_grad():
-            return self._decoder.sample(self._prompt(inputs), temperature=temperature, uniforms=uniforms)
+            sampled = self._decoder.sample(self._prompt(inputs), temperature=temperature, uniforms=uniforms)
+        return Sampled(tokens=sampled.tokens.cpu(), log_prob=sampled.log_prob.cpu(), feature=sampled.feature.cpu())
 
     def score(self, inputs: TinyInputs, tokens: Tensor, *, temperature: float) -> Scores:
-        return self._decoder.score(self._prompt(inputs), tokens, temperature=temperature)
+        scores = self._decoder.score(self._prompt(inputs), tokens.to(self.device), temperature=temperature)
+        return Scores(log_prob=scores.log_prob.cpu(), entropy=scores.entropy.cpu(), feature=scores.feature.cpu())
 
     def token_log_probs(self, inputs: TinyInputs, tokens: Tensor) -> Tensor:
         """(N, A, V) teacher-forced log-probabilities at temperature 1, for imitation."""
-        return self._decoder.token_log_probs(self._prompt(inputs), tokens, temperature=1.0)[0]
+        return self._decoder.token_log_probs(self._prompt(inputs), tokens.to(self.device), temperature=1.0)[0].cpu()
 
     def features(self, inputs: TinyInputs, *, adapter: AdapterName = "policy") -> Tensor:
         assert adapter == "policy", "the tiny policy has one set of weights"
-        return self._decoder.feature(self._prompt(inputs))
+        return self._decoder.feature(self._prompt(inputs)).cpu()
 
     def decode(self, tokens: np.ndarray) -> np.ndarray:
         return decode_tokens(tokens)
@@ -128,13 +133,14 @@ class TinyPolicy(nn.Module):
         return self._encoded[instruction]
 
     def _prompt(self, inputs: TinyInputs) -> Prompt:
-        pixels = inputs.images.permute(0, 3, 1, 2).float().mul_(2.0 / 255.0).sub_(1.0)
-        text = self.language_model.model.embed_tokens(inputs.text)
-        visual = self.vision(pixels, _mean_over(text, inputs.text_valid))
+        text_ids, text_valid = inputs.text.to(self.device), inputs.text_valid.to(self.device)
+        pixels = inputs.images.to(self.device).permute(0, 3, 1, 2).float().mul_(2.0 / 255.0).sub_(1.0)
+        text = self.language_model.model.embed_tokens(text_ids)
+        visual = self.vision(pixels, _mean_over(text, text_valid))
         # OpenVLA's order: BOS, image, text.
         embeddings = torch.cat([text[:, :1], visual, text[:, 1:]], dim=1)
-        seen = torch.ones(visual.shape[:2], dtype=torch.bool)
-        valid = torch.cat([inputs.text_valid[:, :1], seen, inputs.text_valid[:, 1:]], dim=1)
+        seen = torch.ones(visual.shape[:2], dtype=torch.bool, device=self.device)
+        valid = torch.cat([text_valid[:, :1], seen, text_valid[:, 1:]], dim=1)
         return Prompt(embeddings=embeddings, valid=valid)
 
 

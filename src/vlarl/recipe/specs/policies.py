@@ -13,6 +13,7 @@ class TinySpec(PartSpec):
     """A small policy with OpenVLA's interface: prompt and image in, 7 action tokens of 256 bins out."""
 
     target: ClassVar[str] = "vlarl.policies.tiny.policy:TinyPolicy"
+    unhashed: ClassVar[frozenset[str]] = frozenset({"device"})
     unhashed_at_default: ClassVar[frozenset[str]] = frozenset({"vision"})
 
     kind: Literal["tiny"] = "tiny"
@@ -28,6 +29,11 @@ class TinySpec(PartSpec):
     num_visual_tokens: PositiveInt = Field(4, description="Tokens the keypoints are projected to.")
     max_prompt_length: PositiveInt = Field(
         64, description="Longest prompt in tokens; a longer instruction is an error."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "cpu",
+        description="Where the model runs; `auto` takes a GPU when there is one. For 64 pixels it gains little, and "
+        "what it computes repeats on that kind of GPU only.",
     )
 
 

@@ -111,15 +111,17 @@ class Starts:
         self._train_on_official, self._fixtures_vary = train_on_official, fixtures_vary
 
     def __call__(self, stage: Stage, spec: EpisodeSpec) -> Start:
+        if spec.split == "sampled":
+            return stage.start_sampled(_placement_seed(self._suite, stage.task.name, spec.init, "sampled"))
         if spec.split == "eval" or self._train_on_official:
             # Official scripts seed once and reset before each episode, so that episode i comes after i + 1 resets.
             return stage.start_official(spec.init, resets=spec.init + 1 if self._fixtures_vary else 1)
         return stage.start_sampled(_placement_seed(self._suite, stage.task.name, spec.init))
 
 
-def _placement_seed(suite: str, task: str, init: int) -> int:
+def _placement_seed(suite: str, task: str, init: int, *held_out: str) -> int:
     """32 bits, for numpy's global generator; of the names, so that a recipe's choice of tasks changes nothing."""
-    return seed(0, "libero-placement", suite, task, init) >> 31
+    return seed(0, "libero-placement", suite, task, init, *held_out) >> 31
 
 
 class LiberoSimulation:

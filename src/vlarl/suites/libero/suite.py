@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # imports MuJoCo, which must come after the choice of rendere
     from vlarl.suites.libero.stage import Stage
 
 NUM_SAMPLED = 10_000  # placements to train on
+NUM_HELD_OUT = 1_000  # placements sampled like those, and others
 
 
 class LiberoSuite:
@@ -73,6 +74,8 @@ class LiberoSuite:
 
     def num_inits(self, task: int, split: Split) -> int:
         assert 0 <= task < len(self._rows), task
+        if split == "sampled":
+            return NUM_HELD_OUT
         return NUM_OFFICIAL if split == "eval" or self._spec.init_states == "official" else NUM_SAMPLED
 
     def simulation(self, task: int) -> LiberoSimulation:

@@ -13,7 +13,7 @@ from vlarl.suites.tabletop.scenes import CUBE_HALF, GRIPPER_HOME
 from vlarl.suites.tabletop.tasks import TaskRow
 from vlarl.types import Split
 
-NUM_INITS: Mapping[Split, int] = {"train": 10_000, "eval": 1_000}
+NUM_INITS: Mapping[Split, int] = {"train": 10_000, "eval": 1_000, "sampled": 1_000}
 
 _CLEARANCE = 0.105  # between centres, so that the open gripper fits around one thing alone
 _ARM_SPREAD = 0.02
