@@ -180,16 +180,17 @@ def compare(chosen: argparse.Namespace) -> dict[str, Any]:
 def parts(chosen: argparse.Namespace) -> dict[str, Any]:
     """Milliseconds of one process for a control step, the goal's predicates and a frame."""
     found: dict[str, Any] = {"suite": chosen.suite, "task": chosen.task, "renderer": chosen.renderer}
-    for quality in ("exact", "fast"):
+    for quality in ("exact", "fast", "coarse"):
         spec = LiberoSpec(
             name=chosen.suite,
             tasks=[chosen.task],
             renderer=chosen.renderer,
             render_quality=quality,  # type: ignore[arg-type]
+            image_size=chosen.side,
         )
         simulation = build(spec).simulation(0)
         simulation.begin(EpisodeSpec(0, "eval", 0, 0))
-        image = np.empty((SIDE, SIDE, 3), np.uint8)
+        image = np.empty((chosen.side, chosen.side, 3), np.uint8)
         wishes = actions(1)[0]
         episode = simulation.episode
         found[f"{quality}_frame_ms"] = _milliseconds(lambda: simulation.render_into(image), 10)  # noqa: B023
@@ -269,6 +270,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--renderer", choices=["osmesa", "egl"], default="osmesa")
     parser.add_argument("--parts", action="store_true")
+    parser.add_argument("--side", type=int, default=SIDE, help="with --parts: pixels a side")
     parser.add_argument("--mixed", type=int, metavar="TASKS")
     parser.add_argument("--models", type=int, default=8, help="with --mixed: compiled tasks kept")
     parser.add_argument("--pixels", action="store_true")

@@ -115,8 +115,10 @@ class LiberoSpec(SuiteSpec):
         description="Cabinets, stoves and racks of evaluation episodes: where seed 0 puts them, or where the official "
         "scripts' sequence of resets does, which differs from episode to episode.",
     )
-    render_quality: Literal["exact", "fast"] = Field(
-        "exact", description="`exact`: LIBERO's pixels. `fast`: no multisampling and no reflections."
+    render_quality: Literal["exact", "fast", "coarse"] = Field(
+        "exact",
+        description="`exact`: LIBERO's pixels. `fast`: no multisampling and no reflections. `coarse`: besides, meshes "
+        "without detail below half a pixel, for small pictures on a CPU.",
     )
 
     @field_validator("tasks", mode="before")

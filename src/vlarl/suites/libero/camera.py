@@ -7,6 +7,7 @@ mirrors outside the view. Both are decided from bounding spheres, so no pixel ca
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,10 +15,12 @@ import mujoco
 import numpy as np
 
 from vlarl.memory import give_back_freed_memory
+from vlarl.suites.libero.meshes import coarse_meshes
 from vlarl.suites.offscreen import Offscreen
 
-RenderQuality = Literal["exact", "fast"]
+RenderQuality = Literal["exact", "fast", "coarse"]
 _MAX_GEOMS = 1000  # robosuite's
+_CELL = 0.5  # metres, divided by the picture's pixels a side: half of what one shows a metre away
 _HIDDEN_GROUP = 5  # neither MuJoCo's default options nor robosuite draw it
 _MIRRORS = (mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_BOX)  # what MuJoCo renders reflections in
 _PLACED = ("geom_xpos", "geom_xmat", "site_xpos", "site_xmat", "cam_xpos", "cam_xmat", "light_xpos", "light_xdir")
@@ -60,11 +63,12 @@ class Camera:
         self._model = model
         self._scratch = mujoco.MjData(model)
         model.vis.global_.offwidth = model.vis.global_.offheight = size
-        if quality == "fast":
+        if quality != "exact":
             model.vis.quality.offsamples = 0
         self._index = model.camera(name).id
         font = mujoco.mjtFontScale.mjFONTSCALE_150
-        self._screen = Offscreen(model, self._index, size, font=font, geoms=_MAX_GEOMS)
+        with coarse_meshes(model, _CELL / size) if quality == "coarse" else nullcontext():
+            self._screen = Offscreen(model, self._index, size, font=font, geoms=_MAX_GEOMS)
         self._screen.option.geomgroup[0] = 0  # collision shapes
         self._reflects = quality == "exact"
         self._screen.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = self._reflects
