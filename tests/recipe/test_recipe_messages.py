@@ -275,3 +275,14 @@ def test_the_docs_show_a_real_error(
         load_recipe(Path("mine.yaml"))
     Console("validate").failure(caught.value)
     assert examples["its errors"].strip() == capsys.readouterr().err.strip()
+
+
+def test_a_study_is_told_as_such_with_a_command_that_checks_it(capsys: pytest.CaptureFixture[str]) -> None:
+    study = Path(vlarl.__file__).parents[2] / "recipes" / "studies" / "smoke.yaml"
+    assert main(["validate", str(study)]) == 3
+    said = capsys.readouterr().err
+    assert said.count("error[") == 1
+    assert "this is a study, not a recipe" in said
+    command = re.search(r"hint: `vlarl (.*)` checks it", said)
+    assert command is not None
+    assert main(shlex.split(command[1])) == 0

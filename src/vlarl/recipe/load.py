@@ -144,6 +144,9 @@ def parse_recipe(text: str, overrides: List[str] = (), *, name: str = "<text>") 
     return loader.finish(tree, overrides, path=None)
 
 
+_OF_A_STUDY = {"recipe", "seeds", "baseline", "cells"}
+
+
 class _Loader:
     """Follows one recipe's chain and collects sources and problems."""
 
@@ -161,6 +164,11 @@ class _Loader:
             tree, problems = apply_override(tree, text)
             self.diagnostics += problems
             self.broken |= bool(problems)
+        if path is not None and tree.entries.keys() >= _OF_A_STUDY:
+            hint = f"`vlarl study {display(path)} --list` checks it and shows its runs"
+            place = tree.entries["cells"].key
+            problem = place.diagnostic("R102", "this is a study, not a recipe", hint=hint)
+            raise RecipeError(_summary([problem], display(path)), (problem,))
         recipe, found = check(tree) if not self.broken else (None, [])
         self.diagnostics += found
         self.diagnostics.sort(key=lambda d: _reading_order(d, path))
