@@ -61,7 +61,7 @@ class Model:
 def memory_of(recipe: Recipe, model: Model, machine: Machine) -> tuple[Memory, ...]:
     """Memory of each GPU and of the host; of the host alone where the model runs on it."""
     own, phases = _model_items(recipe, model, machine)
-    host = host_items(recipe, model.costs, caches=isinstance(recipe.critic, FrozenCriticSpec))
+    host = host_items(recipe, model.costs, machine.devices, caches=isinstance(recipe.critic, FrozenCriticSpec))
     if machine.device == "cpu":
         return (_memory("host", [*own, *host], phases, machine.host_bytes),)
     gpu = _memory("each GPU", own, phases, machine.gpu_bytes)

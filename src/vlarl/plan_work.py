@@ -161,13 +161,18 @@ def decision_seconds(costs: Costs, slots: int, rates: Rates, *, extra_prompt: bo
     return prefill + max(read, computed)
 
 
-def simulation_rate(suite: SuiteSpec) -> float | None:
+def num_simulators(suite: SuiteSpec, processes: int) -> int:
+    """Simulator processes of ``processes`` training processes: in each no more than a group has slots."""
+    return processes * min(suite.num_workers, suite.slots_of_a_group(processes))
+
+
+def simulation_rate(suite: SuiteSpec, processes: int) -> float | None:
     """Env steps per second of all simulator processes together, each on a core of its own; None if never measured."""
     if isinstance(suite, LiberoSpec):
         each: float | None = _LIBERO_RATE[suite.render_quality]
     else:
         each = _TABLETOP_RATE.get(suite.name)
-    return None if each is None else each * min(suite.num_workers, suite.num_envs)
+    return None if each is None else each * num_simulators(suite, processes)
 
 
 def times(recipe: Recipe, costs: Costs, rates: Rates, devices: int, *, extra_prompt: bool) -> tuple[Time, ...]:
@@ -176,14 +181,16 @@ def times(recipe: Recipe, costs: Costs, rates: Rates, devices: int, *, extra_pro
     slots = ceil(suite.num_envs / devices)
     group = ceil(slots / suite.num_groups)
     deciding = decision_seconds(costs, group, rates, extra_prompt=extra_prompt) * suite.num_groups
-    rate = simulation_rate(suite)
+    rate = simulation_rate(suite, devices)
     simulating = suite.num_envs * costs.chunk / rate if rate else 0.0
     overlaps = suite.num_groups > 1
     step = max(deciding, simulating) if overlaps else deciding + simulating
     slowest = "the simulators" if simulating > deciding else "the policy"
     at_once = suite.num_envs * costs.chunk
     how = f"{at_once / step:,.0f} env steps/s: deciding {at_once / deciding:,.0f}/s"
-    how += f", simulating {rate:,.0f}/s on {suite.num_workers} cores" if rate else ", simulation not counted"
+    how += (
+        f", simulating {rate:,.0f}/s on {num_simulators(suite, devices)} cores" if rate else ", simulation not counted"
+    )
     how += f"; {slowest} set the pace" if overlaps and rate else ""
     sample = sample_flops(recipe, costs) / (rates.flops * rates.update_share * devices)
     evaluated = num_tasks(suite) * recipe.evaluation.episodes * ceil(horizon(suite) / costs.chunk)
@@ -217,30 +224,30 @@ def times(recipe: Recipe, costs: Costs, rates: Rates, devices: int, *, extra_pro
     return tuple(rows)
 
 
-def host_items(recipe: Recipe, costs: Costs, *, caches: bool) -> tuple[Item, ...]:
-    """Host memory of trainer, simulators and rollout."""
+def host_items(recipe: Recipe, costs: Costs, processes: int, *, caches: bool) -> tuple[Item, ...]:
+    """Host memory of ``processes`` trainers, their simulators and the rollout."""
     suite = recipe.suite
     size = int(getattr(suite, "image_size", 256))
     frame = 3 * size * size
-    workers = min(suite.num_workers, suite.num_envs)
+    workers = num_simulators(suite, processes)
     steps, tokens = decisions(recipe, costs), costs.num_tokens
     numbers = ((tokens + 1) * _ITEM + (tokens + 5) * FP32 + 6) * steps  # tokens, actions, log-probabilities, ..., flags
     features = costs.feature_size * FP32 * steps if caches else 0
-    models = compiled_tasks(suite)
+    models = compiled_tasks(suite, workers)
     each = _LIBERO_WORKER + (models - 1) * _LIBERO_TASK if isinstance(suite, LiberoSpec) else _TABLETOP_WORKER
     what = f"{workers} workers x {each / 1e9:.2f} GB"
     what += f", up to {models} compiled tasks each" if isinstance(suite, LiberoSpec) else ""
     return (
-        Item("trainer", _TRAINER, "interpreter and libraries"),
+        Item("trainer", processes * _TRAINER, "interpreter and libraries"),
         Item("simulators", workers * each, what),
         Item("rollout", frame * steps + numbers, f"{steps:,} frames of {size} px"),
         Item("critic features", features, "cached for the update"),
     )
 
 
-def compiled_tasks(suite: SuiteSpec) -> int:
-    """Compiled tasks that one worker may come to hold: those it keeps, and those its slots are on."""
-    busy = ceil(suite.num_envs / min(suite.num_workers, suite.num_envs))
+def compiled_tasks(suite: SuiteSpec, workers: int) -> int:
+    """Compiled tasks that one of ``workers`` may come to hold: those it keeps, and those its slots are on."""
+    busy = ceil(suite.num_envs / workers)
     return min(num_tasks(suite), max(suite.models_per_worker, busy))
 
 

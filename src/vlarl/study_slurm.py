@@ -9,7 +9,7 @@ from pathlib import Path
 _TEMPLATE = """\
 #!/usr/bin/env bash
 # {num_tasks} runs of the study {name}: submit it with `sbatch` from the folder in which `vlarl study` is typed.
-# `vlarl study {study} --list` says which run is which task, and how far each is.
+# `vlarl {words} --list` says which run is which task, and how far each is.
 
 # Resources of one run: this part is the site's.
 #SBATCH --job-name=vlarl-{name}
@@ -23,6 +23,7 @@ _TEMPLATE = """\
 
 # A task that was stopped goes back into the queue and goes on from its checkpoint.
 #SBATCH --requeue
+# So many seconds before the time limit: more than one iteration, one evaluation and one checkpoint take.
 #SBATCH --signal=B:TERM@120
 #SBATCH --open-mode=append
 #SBATCH --output=slurm-{name}-%a.log
@@ -74,6 +75,4 @@ def slurm_script(
     cells = [word for cell in only for word in ("--only", cell)]
     earlier = [] if collected is None else ["--collected", str(collected)]
     words = shlex.join(["study", study, "--out", str(out), "--cache", str(cache), *cells, *earlier])
-    return _TEMPLATE.format(
-        name=name, study=shlex.quote(study), num_tasks=num_tasks, last=num_tasks - 1, num_cpus=num_cpus, words=words
-    )
+    return _TEMPLATE.format(name=name, num_tasks=num_tasks, last=num_tasks - 1, num_cpus=num_cpus, words=words)

@@ -301,7 +301,9 @@ def test_critics_differ_in_what_they_cost(kind: str) -> None:
 
 def test_a_libero_worker_holds_its_compiled_tasks() -> None:
     def simulators(*overrides: str) -> float:
-        plan = planned("suite.num_workers=4", "suite.num_envs=4", "ppo.minibatch_size=64", *overrides)
+        plan = planned(
+            "suite.num_workers=4", "suite.num_envs=4", "suite.num_groups=1", "ppo.minibatch_size=64", *overrides
+        )
         return next(item.bytes for item in plan.memory[1].items if item.name == "simulators") / 4
 
     assert simulators("suite.models_per_worker=1") == 1370 * 2**20
@@ -593,3 +595,20 @@ def test_a_chunk_of_one_is_still_one_forward() -> None:
     one = planned(*OFT, "policy.chunk=1")
     assert one.work.env_steps == planned().work.env_steps
     assert "KV cache" not in {item.name for item in one.memory[0].items}
+
+
+@pytest.mark.parametrize(
+    ("gpus", "envs", "wanted", "simulators"), [(1, 32, 32, 16), (4, 32, 16, 16), (8, 32, 16, 16), (4, 64, 32, 32)]
+)
+def test_no_simulator_is_counted_that_has_no_slot_of_each_group(
+    gpus: int, envs: int, wanted: int, simulators: int
+) -> None:
+    recipe = load_recipe(
+        shipped_recipes()["libero_goal"], [f"suite.num_envs={envs}", f"suite.num_workers={wanted}"]
+    ).recipe
+    plan = make_plan(recipe, named_machine("80GB", gpus), suggest=False)
+    rollout = next(time.how for time in plan.time if time.what == "rollout")
+    assert f"on {simulators} cores" in rollout
+    (host,) = [memory for memory in plan.memory if memory.where == "host"]
+    notes = {item.name: item.how for item in host.items}
+    assert notes["simulators"].startswith(f"{simulators} workers")

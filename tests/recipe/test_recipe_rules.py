@@ -83,8 +83,11 @@ def test_rules_point_at_what_was_written(text: str, code: str, where: tuple[int,
 def test_a_rule_about_defaults_alone_says_so() -> None:
     found = next(d for d in diagnostics("policy: {num_heads: 3}") if d.code == "R204")
     assert (found.line, found.column) == (1, 10)
-    (idle,) = diagnostics("suite: {num_envs: 1, num_groups: 1}\nppo: {minibatch_size: 64}")
-    assert (idle.code, idle.severity, idle.line) == ("R214", "warning", 1)
+    assert not diagnostics("suite: {num_envs: 1, num_groups: 1}\nppo: {minibatch_size: 64}"), (
+        "two workers are the default"
+    )
+    (idle,) = diagnostics("suite: {num_envs: 8, num_workers: 5}\nppo: {minibatch_size: 64}")
+    assert (idle.code, idle.severity, idle.line, idle.hint) == ("R214", "warning", 1, "4 is the most that has work")
 
 
 @pytest.mark.parametrize("commit", ["", "@main", "@" + "a" * 39, "@" + "A" * 40, "@" + "a" * 41])

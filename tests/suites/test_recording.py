@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from scripted_suite import IMAGE_SIZE, NUM_INITS, ScriptedSpec, ScriptedSuite, expert_action
 
-from vlarl.errors import EnvironmentUnusable, RunError
+from vlarl.errors import RunError
 from vlarl.suites.demonstration_steps import load_demonstrations
 from vlarl.suites.demonstrations import read_trajectories
-from vlarl.suites.jobs import job_processes
 from vlarl.suites.recording import RecordingJob, RecordingResult, record, record_all
 from vlarl.types import Trajectory
 
@@ -185,7 +184,16 @@ def test_several_processes_a_task_leave_nothing_when_one_fails(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_process_that_dies_is_told_as_such() -> None:
-    with pytest.raises(EnvironmentUnusable) as told, job_processes(1) as executor:
-        executor.submit(signal.raise_signal, signal.SIGKILL).result()
-    assert told.value.code == "E412"
+def test_an_error_of_one_job_ends_the_others_at_once(tmp_path: Path) -> None:
+    bad = ScriptedSpec(bad_inits=list(range(NUM_INITS)))
+    jobs = [job(tmp_path / "bad.hdf5", bad), job(tmp_path / "long.hdf5", task=1, num_episodes=10**6)]
+    with pytest.raises(RunError):
+        record_all(jobs, num_workers=2)
+    assert multiprocessing.active_children() == []
+    assert not (tmp_path / "long.hdf5").exists()
+
+
+def test_attempts_beyond_the_init_states_are_episodes_of_their_own(tmp_path: Path) -> None:
+    found = recorded(tmp_path / "a.hdf5", num_episodes=2 * NUM_INITS + 2, noise=0.5, noise_fraction=1.0)
+    first = {(each.spec.init, each.executed[0].tobytes()) for each in found if each.spec}
+    assert len({init for init, _ in first}) <= NUM_INITS < len(found) == len(first)

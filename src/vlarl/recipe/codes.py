@@ -175,9 +175,9 @@ CODES: Mapping[str, Code] = _in_order(
         ),
         "R214": Code(
             "idle workers (warning)",
-            "Each simulator process owns whole env slots.",
-            "suite: {num_envs: 8, num_workers: 16}\nppo: {minibatch_size: 64}",
+            "Each simulator process has slots of every group, so that all of them work on the group that is waited for.",
             "suite: {num_envs: 8, num_workers: 8}\nppo: {minibatch_size: 64}",
+            "suite: {num_envs: 8, num_workers: 4}\nppo: {minibatch_size: 64}",
         ),
         "R215": Code(
             "pixels depend on the GPU (warning)",

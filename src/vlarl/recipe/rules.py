@@ -205,14 +205,11 @@ def stored_batches_are_reached(recipe: Recipe) -> Iterator[Finding]:
 
 def workers_have_slots(recipe: Recipe) -> Iterator[Finding]:
     suite = recipe.suite
-    if suite.num_workers > suite.num_envs:
-        message = (
-            f"`suite.num_workers` ({suite.num_workers}) exceeds `suite.num_envs` ({suite.num_envs}): some would idle"
-        )
-        reads = ("suite.num_workers", "suite.num_envs")
-        yield Finding(
-            "R214", reads[0], message, reads, hint=f"{suite.num_envs} is the most that has work", severity="warning"
-        )
+    most = suite.slots_of_a_group()
+    if suite.num_workers > max(most, type(suite).model_fields["num_workers"].default):
+        message = f"`suite.num_workers` ({suite.num_workers}) exceeds the slots of a group ({most}): some would idle"
+        reads = ("suite.num_workers", "suite.num_envs", "suite.num_groups", "suite.num_shards")
+        yield Finding("R214", reads[0], message, reads, hint=f"{most} is the most that has work", severity="warning")
 
 
 def strict_pixels(recipe: Recipe) -> Iterator[Finding]:

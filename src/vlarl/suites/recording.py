@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,8 @@ from vlarl.recipe.specs.suites import SuiteSpec
 from vlarl.registry import build
 from vlarl.seeding import generator, seed
 from vlarl.suites.demonstrations import DemonstrationWriter
-from vlarl.suites.jobs import job_processes
 from vlarl.suites.protocol import Simulation, Suite
+from vlarl.suites.streams import stream
 from vlarl.types import EpisodeSpec, Trajectory
 
 # Fields of a suite's spec that say what an episode's spec means.
@@ -58,47 +57,52 @@ def record_all(
 ) -> list[RecordingResult]:
     """Run the jobs on ``num_workers`` processes; results in the jobs' order, whatever the order of work.
 
-    With two processes a task or more, a task's attempts are shared among them; the file is the same.
+    With two processes a task or more, a task's attempts are shared among them; the file is the same. An error of one
+    job ends all.
     """
     helpers = num_workers // len(jobs)
     if helpers > 1:
         return _record_shared(jobs, helpers, progress)
-    with job_processes(min(num_workers, len(jobs))) as executor:
-        futures = [executor.submit(record, job) for job in jobs]
-        for future in as_completed(futures):
-            progress(future.result())
-        return [future.result() for future in futures]
+    results = {}
+    with closing(stream(_whole, jobs, num_workers=num_workers)) as arriving:
+        for result in arriving:
+            progress(result)
+            results[result.path] = result
+    return [results[job.path] for job in jobs]
+
+
+def _whole(job: RecordingJob) -> Iterator[RecordingResult]:
+    yield record(job)
 
 
 def _record_shared(
     jobs: list[RecordingJob], helpers: int, progress: Callable[[RecordingResult], None]
 ) -> list[RecordingResult]:
     """``helpers`` processes a task simulate, and one thread a task writes."""
-    with ExitStack() as stack:
-        threads = stack.enter_context(ThreadPoolExecutor(len(jobs)))
-        # Left before the threads are waited for: after an error no thread waits for an attempt that never comes.
-        processes = [stack.enter_context(job_processes(helpers)) for _ in jobs]
-        futures = [
-            threads.submit(_write, job, _shared_attempts(job, executor, 2 * helpers))
-            for job, executor in zip(jobs, processes, strict=True)
-        ]
-        for future in as_completed(futures):
-            progress(future.result())
+    stop = Event()
+    with ThreadPoolExecutor(len(jobs)) as threads:
+        futures = [threads.submit(_write, job, _shared_attempts(job, helpers, stop)) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                progress(future.result())
+        finally:
+            stop.set()
         return [future.result() for future in futures]
 
 
 def record(job: RecordingJob) -> RecordingResult:
     """Record ``job.num_episodes`` successful expert episodes of one task on consecutive train init states."""
-    suite: Suite = build(job.suite)
-    simulation = suite.simulation(job.task)  # before the file, of which nothing is left when this fails
-    try:
-        return _write(job, (_attempt(suite, simulation, job, number) for number in count()))
-    finally:
-        simulation.close()
+    return _write(job, _attempts((job, 0, 1)))
 
 
-def _write(job: RecordingJob, attempts: Iterator[Trajectory]) -> RecordingResult:
+def _write(job: RecordingJob, attempts: Generator[Trajectory]) -> RecordingResult:
     """The file of the first ``job.num_episodes`` successes among ``attempts``."""
+    with closing(attempts):
+        first = next(attempts)  # before the file, of which nothing is left when this fails
+        return _write_from(job, chain([first], attempts))
+
+
+def _write_from(job: RecordingJob, attempts: Iterator[Trajectory]) -> RecordingResult:
     suite: Suite = build(job.suite)
     task, conventions = suite.tasks()[job.task], suite.conventions
     described: dict[str, Any] = job.suite.model_dump(include=_MEANING)
@@ -126,39 +130,47 @@ def _write(job: RecordingJob, attempts: Iterator[Trajectory]) -> RecordingResult
     return RecordingResult(path=job.path, task=job.task, tried=tried, recorded=recorded, num_steps=num_steps)
 
 
-def _shared_attempts(job: RecordingJob, executor: Executor, ahead: int) -> Iterator[Trajectory]:
-    """The attempts in order, ``ahead`` of them begun."""
-    numbers, waiting = count(), deque[Future[Trajectory]]()
-    while True:
-        while len(waiting) < ahead:
-            waiting.append(executor.submit(_helpers_attempt, job, next(numbers)))
-        yield waiting.popleft().result()
+def _shared_attempts(job: RecordingJob, helpers: int, stop: Event) -> Generator[Trajectory]:
+    """The attempts in order, simulated by processes of their own, which end with the iterator."""
+    shares = [(job, part, helpers) for part in range(helpers)]
+    early: dict[int, Trajectory] = {}
+    with closing(stream(_numbered, shares, num_workers=helpers)) as arriving:
+        for number in count():
+            while number not in early:
+                if stop.is_set():
+                    raise CancelledError
+                arrived, trajectory = next(arriving)
+                early[arrived] = trajectory
+            yield early.pop(number)
 
 
-def _helpers_attempt(job: RecordingJob, number: int) -> Trajectory:
-    suite, simulation = _kept_simulation(type(job.suite), job.suite.model_dump_json(), job.task)
-    return _attempt(suite, simulation, job, number)
+def _numbered(share: tuple[RecordingJob, int, int]) -> Iterator[tuple[int, Trajectory]]:
+    _, first, step = share
+    return zip(count(first, step), _attempts(share), strict=False)
 
 
-@lru_cache(maxsize=1)  # a helper works on one task, which takes seconds to compile
-def _kept_simulation(spec: type[SuiteSpec], values: str, task: int) -> tuple[Suite, Simulation]:
-    suite: Suite = build(spec.model_validate_json(values))
-    return suite, suite.simulation(task)
+def _attempts(share: tuple[RecordingJob, int, int]) -> Generator[Trajectory]:
+    """Attempts ``first``, ``first + step`` and so on: episodes whose init state and noise depend on nothing else."""
+    job, first, step = share
+    suite: Suite = build(job.suite)
+    task, simulation = suite.tasks()[job.task], suite.simulation(job.task)
+    try:
+        for number in count(first, step):
+            init = number % suite.num_inits(job.task, "train")
+            spec = EpisodeSpec(job.task, "train", init, seed(job.seed, "demo", task.name, number) >> 32)
+            # By number, not by init: where attempts outnumber the init states, no episode is another's copy.
+            noise = generator(job.seed, "demo-noise", task.name, number)
+            yield record_episode(suite, simulation, spec, job, noise)
+    finally:
+        simulation.close()
 
 
-def _attempt(suite: Suite, simulation: Simulation, job: RecordingJob, number: int) -> Trajectory:
-    """The expert's episode ``number``, whose init state and noise depend on nothing else."""
-    task = suite.tasks()[job.task]
-    init = number % suite.num_inits(job.task, "train")
-    spec = EpisodeSpec(job.task, "train", init, seed(job.seed, "demo", task.name, number) >> 32)
-    return record_episode(suite, simulation, spec, job)
-
-
-def record_episode(suite: Suite, simulation: Simulation, spec: EpisodeSpec, job: RecordingJob) -> Trajectory:
+def record_episode(
+    suite: Suite, simulation: Simulation, spec: EpisodeSpec, job: RecordingJob, noise: np.random.Generator
+) -> Trajectory:
     """One expert episode. Labels are the expert's, its bias included; noise goes only into what is executed."""
     simulation.begin(spec)
     expert = suite.expert(simulation)
-    noise = generator(job.seed, "demo-noise", simulation.task.name, spec.init)
     size = suite.conventions.image_size
     images, labels, executed, signals = [], [], [], []
     done = success = False

@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
 from vlarl.errors import EnvironmentUnusable
+from vlarl.suites.worker import IGNORED_SIGNALS
 
 _RESULT, _DONE, _FAILED = range(3)
 Job = TypeVar("Job")
@@ -71,8 +72,9 @@ def _results(channels: Sequence[Connection], waiting: deque[Any]) -> Iterator[An
 
 
 def _serve(channel: Connection, work: Callable[[Any], Iterable[Any]]) -> None:
-    """The process's end. It leaves signals from the terminal to its parent, and ends with it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """The process's end. It leaves signals to its parent, who decides when to stop, and ends with it."""
+    for number in IGNORED_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     with suppress(EOFError, OSError):
         while True:
             job = channel.recv()

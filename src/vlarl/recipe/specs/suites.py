@@ -40,6 +40,14 @@ class SuiteSpec(PartSpec):
         description="GL backend, chosen before the simulator is imported. `auto`: OSMesa if installed, else EGL.",
     )
 
+    def slots_of_a_group(self, processes: int = 1) -> int:
+        """Slots that are simulated together: the most simulator processes that a training process has work for.
+
+        ``processes``: training processes, each with a shard of its own where the recipe has fewer.
+        """
+        shard = -(-self.num_envs // max(self.num_shards, processes))
+        return -(-shard // min(self.num_groups, shard))
+
     def known_tasks(self) -> tuple[str, ...] | None:
         """Names of the suite's tasks where they are known without the simulator, else None."""
         return None
