@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlarl.devices import chosen_device
 from vlarl.digest import file_digest
 from vlarl.errors import AssetError
 from vlarl.recipe.load import LoadedRecipe
@@ -31,7 +32,7 @@ def intent_of(
     extra: Mapping[str, Any] | None = None,
 ) -> Intent:
     recipe = loaded.recipe
-    strict = recipe.determinism == "strict"
+    tier, reason = _expected_tier(recipe, suite)
     return Intent(
         command=tuple(command),
         recipe_sources={str(source.path): source.path.read_bytes() for source in loaded.sources},
@@ -39,15 +40,23 @@ def intent_of(
         recipe_digest=loaded.digest,
         seed=recipe.seed,
         determinism=recipe.determinism,
-        tier="T4" if strict else "T1",
-        tier_reason="deterministic CPU kernels and a software renderer, on this processor"
-        if strict
-        else f"determinism: {recipe.determinism}",
+        tier=tier,
+        tier_reason=reason,
         renderer=renderer_of(suite),
         assets=assets,
         parent=parent,
         extra=extra or {},
     )
+
+
+def _expected_tier(recipe: Recipe, suite: Suite) -> tuple[str, str]:
+    """How far a repetition should get, and on what that rests."""
+    if recipe.determinism != "strict":
+        return "T1", f"determinism: {recipe.determinism}"
+    device = chosen_device(getattr(recipe.policy, "device", "cpu"), what="the policy")
+    kernels = "deterministic CPU kernels" if device.type == "cpu" else "deterministic kernels of this kind of GPU"
+    drawn = "a software renderer" if getattr(suite, "renderer", None) != "egl" else "what EGL draws on this machine"
+    return "T4", f"{kernels} and {drawn}, on this processor"
 
 
 def renderer_of(suite: Suite) -> dict[str, Any]:

@@ -384,7 +384,7 @@ def _tell_tenths(console: Console, what: str, done: int, total: int) -> None:
 
 
 def _show_training(console: Console, result: TrainingResult) -> None:
-    from vlarl.results import compare
+    from vlarl.results import RESUMABLE_PROTOCOL, compare
     from vlarl.results_text import comparison_table, sentence, table
 
     if not result.told:
@@ -393,7 +393,7 @@ def _show_training(console: Console, result: TrainingResult) -> None:
     fields |= {"first_evaluation": result.first["overall"], "last_evaluation": result.last["overall"]}
     console.data(table(result.first))
     if result.last["iteration"] != result.first["iteration"]:
-        comparison = compare(result.first, result.last)
+        comparison = compare(result.first, result.last, despite=RESUMABLE_PROTOCOL)
         fields["comparison"] = vars(comparison.overall)
         console.data(f"\n{table(result.last)}\n\n{comparison_table(comparison)}\n\n{sentence(comparison)}")
     console.document(**fields)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from vlarl.assembly import build_suite
 from vlarl.errors import AssetError
 from vlarl.recipe.schema import Recipe
 from vlarl.recipe.specs.learning import ImitationSpec
-from vlarl.run.files import disk_errors, publish_folder
+from vlarl.run.files import disk_errors, partial_of, publish_folder
 from vlarl.suites.recording import RecordingResult
 from vlarl.warmstart import Progress, record_experts
 
@@ -39,7 +38,7 @@ def collect_demonstrations(
     if num_episodes is not None:
         spec = spec.model_copy(update={"num_episodes": num_episodes})
     suite = build_suite(recipe)
-    temporary = out.with_name(f"{out.name}.{os.getpid()}.partial")
+    temporary = partial_of(out)
     try:
         with disk_errors(out):
             seed = recipe.imitation_seed

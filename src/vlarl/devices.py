@@ -10,6 +10,13 @@ if TYPE_CHECKING:
     import torch
 
 
+def device_name(device: torch.device | None) -> str:
+    """`cpu`, also for None, or the kind of GPU: what repeats on one kind may differ on another."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device is not None and device.type == "cuda" else "cpu"
+
+
 def chosen_device(wanted: str, *, what: str, auto: str | None = None) -> torch.device:
     """The device that a recipe's `device` means for ``what``; ``auto`` stands for that one, absent: a GPU if there is.
 

@@ -19,7 +19,7 @@ from vlarl.intervals import PairedComparison
 from vlarl.recipe.schema import Recipe
 from vlarl.recipe.write import resolved_yaml
 from vlarl.recorder_events import curves, figures, hparams, iteration_event
-from vlarl.results import compare, read_document, write
+from vlarl.results import RESUMABLE_PROTOCOL, compare, differences, read_document, write
 from vlarl.run import checkpoint
 from vlarl.run.episodes import truncate_to as truncate_episodes
 from vlarl.run.episodes import write_episodes
@@ -179,7 +179,12 @@ class Recorder:
             "warnings": [],
         }
         if progress.iteration > 0 and self._ranks.is_first:
-            comparison = compare(read_document(self.run.evaluations / f"{document['suite']}-000000.json"), document)
+            first = read_document(self.run.evaluations / f"{document['suite']}-000000.json")
+            comparison = compare(first, document, despite=RESUMABLE_PROTOCOL)
+            event["warnings"] += [
+                f"{key} {after}, and {before} at step 0: the pictures differ a little"
+                for key, before, after in differences(first["protocol"], document["protocol"])
+            ]
             event["against_baseline"] = asdict(comparison.overall)
             event["guard"] = self._guard(comparison.overall)
             if event["guard"]["alarm"]:

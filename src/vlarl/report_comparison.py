@@ -14,9 +14,8 @@ from vlarl.recipe.load import load_recipe
 from vlarl.recipe.schema import Recipe, hashed_values, leaves
 from vlarl.recipe.specs.study import StudySpec
 from vlarl.recipe.write import scalar_text
-from vlarl.report_data import comparable
 from vlarl.report_findings import Findings
-from vlarl.results import Document, differences, read_document
+from vlarl.results import Document, comparable, differences, read_document
 from vlarl.results_study import RunResult, run_result
 from vlarl.results_study_table import Table, make_table
 from vlarl.run import manifest

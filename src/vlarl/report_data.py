@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlarl.digest import json_digest
 from vlarl.recipe.text import parse, plain
-from vlarl.results import Comparison, Document, compare, read_document
+from vlarl.results import RESUMABLE_PROTOCOL, Comparison, Document, comparable, compare, read_document
 from vlarl.results_gpus import num_gpus
 from vlarl.results_text import subject
 from vlarl.run import manifest as manifests
@@ -89,7 +88,7 @@ def gather(folder: RunFolder) -> ReportData:
         iterations=tuple(record for record in events if record["kind"] == ITERATION),
         evaluations=evaluations,
         others=others,
-        comparison=compare(evaluations[0], evaluations[-1]) if len(evaluations) > 1 else None,
+        comparison=_compared(evaluations),
         clips=clips,
         clips_left_out=left_out,
         warnings=_warnings(events),
@@ -97,19 +96,8 @@ def gather(folder: RunFolder) -> ReportData:
     )
 
 
-def comparable(documents: Sequence[Document]) -> tuple[tuple[Document, ...], tuple[Document, ...]]:
-    """The evaluations that can be held against the first one of the run, by iteration; and the rest."""
-    own = [document for document in documents if document["policy"] == "checkpoint"]
-    if not own:
-        return (), tuple(documents)
-    first = min(own, key=lambda document: document["iteration"] or 0)
-    chosen: dict[int, Document] = {}
-    for document in own:
-        if _setting(document) == _setting(first):
-            chosen.setdefault(document["iteration"] or 0, document)
-    taken = list(chosen.values())
-    rest = tuple(document for document in documents if not any(document is one for one in taken))
-    return tuple(chosen[iteration] for iteration in sorted(chosen)), rest
+def _compared(evaluations: Sequence[Document]) -> Comparison | None:
+    return compare(evaluations[0], evaluations[-1], despite=RESUMABLE_PROTOCOL) if len(evaluations) > 1 else None
 
 
 def rollout_curve(records: Sequence[Mapping[str, Any]]) -> list[tuple[int, int, int]]:
@@ -155,12 +143,6 @@ def _plain(recipe: str | None) -> Mapping[str, Any]:
     node, _ = parse(recipe or "")
     values = plain(node) if node is not None else None
     return values if isinstance(values, Mapping) else {}
-
-
-def _setting(document: Document) -> tuple[Any, ...]:
-    # Of the protocol itself, not the digest beside it: a file that was edited must not end the report.
-    protocol = json_digest(document["protocol"])
-    return (protocol, *(document[key] for key in ("decoding", "temperature", "seed")))
 
 
 def _of(record: Mapping[str, Any], section: str, name: str) -> Any:

@@ -13,7 +13,7 @@ from vlarl.errors import AssetError, RecipeError
 from vlarl.recipe.load import LoadedRecipe, load_recipe
 from vlarl.recipe.schema import hashed_values, leaves
 from vlarl.recipe.text import parse, plain
-from vlarl.results import read_document
+from vlarl.results import comparable, read_document
 from vlarl.run import checkpoint
 from vlarl.run import manifest as manifests
 from vlarl.run.events import ITERATION, read_events
@@ -76,10 +76,12 @@ class Reference:
         return self.links[iteration]
 
     def evaluations(self) -> dict[str, Mapping[str, Any]]:
-        """File name → document of the run's own evaluations."""
+        """File name → document of the run's own evaluations; those of other settings were asked for later."""
         folder = self.folder.path if self.published else self.folder.evaluations
         paths = (path for path in sorted(folder.glob("*.json")) if _EVALUATION.fullmatch(path.stem))
-        return {path.name: read_document(path) for path in paths}
+        documents = {path.name: read_document(path) for path in paths}
+        own, _ = comparable(list(documents.values()))
+        return {name: document for name, document in documents.items() if any(document is one for one in own)}
 
     def checkpoints(self) -> list[int]:
         return [] if self.published else checkpoint.iterations(self.folder.checkpoints)

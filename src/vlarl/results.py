@@ -7,7 +7,7 @@ A document is plain JSON. Beside ``NAME.json`` lie ``NAME.jsonl``, a row per epi
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from vlarl.types import EpisodeSpec, Task, Trial
 SCHEMA = "vlarl.evaluation/1"
 SHARD_SCHEMA = "vlarl.evaluation.shard/1"  # a part of an evaluation, of which `vlarl merge` makes the whole
 CAVEAT = "Intervals cover the choice of init states, not the training seed."
+RESUMABLE_PROTOCOL = ("renderer",)  # fields that may change within a run, where it is resumed
 MAX_ERROR_RATE = 0.02  # above it an evaluation says more about the simulator than about the policy
 
 Document = Mapping[str, Any]
@@ -244,9 +245,12 @@ def read(path: Path, schema: str = SCHEMA) -> Stored:
     return Stored(path=path, document=found, trials=trials)
 
 
-def compare(before: Document, after: Document) -> Comparison:
-    """Pair two documents by (task, init state); AssetError (R361) when they do not tell of the same episodes."""
-    differing = differences(before["protocol"], after["protocol"])
+def compare(before: Document, after: Document, *, despite: Collection[str] = ()) -> Comparison:
+    """Pair two documents by (task, init state); AssetError (R361) when they do not tell of the same episodes.
+
+    ``despite``: fields of the protocol that may differ.
+    """
+    differing = [each for each in differences(before["protocol"], after["protocol"]) if each[0] not in despite]
     if differing:
         shown = "; ".join(f"{key}: {one!r} against {other!r}" for key, one, other in differing)
         raise AssetError(
@@ -266,6 +270,27 @@ def compare(before: Document, after: Document) -> Comparison:
         overall=_paired(old, new, list(old)),
         tasks={name: _paired(old, new, [key for key in old if key[0] == name]) for name in names},
     )
+
+
+def comparable(documents: Sequence[Document]) -> tuple[tuple[Document, ...], tuple[Document, ...]]:
+    """The evaluations that can be held against the first one of the run, by iteration; and the rest."""
+    own = [document for document in documents if document["policy"] == "checkpoint"]
+    if not own:
+        return (), tuple(documents)
+    first = min(own, key=lambda document: document["iteration"] or 0)
+    chosen: dict[int, Document] = {}
+    for document in own:
+        if _setting(document) == _setting(first):
+            chosen.setdefault(document["iteration"] or 0, document)
+    taken = list(chosen.values())
+    rest = tuple(document for document in documents if not any(document is one for one in taken))
+    return tuple(chosen[iteration] for iteration in sorted(chosen)), rest
+
+
+def _setting(document: Document) -> tuple[Any, ...]:
+    # Of the protocol itself, not the digest beside it: a file that was edited must not end the report.
+    fixed = {key: value for key, value in document["protocol"].items() if key not in RESUMABLE_PROTOCOL}
+    return (json_digest(fixed), *(document[key] for key in ("decoding", "temperature", "seed")))
 
 
 def below_baseline(comparison: Comparison) -> bool:

@@ -23,7 +23,7 @@ import numpy as np
 from vlarl.digest import canonical_json, json_digest
 from vlarl.errors import AssetError, EnvironmentUnusable
 from vlarl.results import SHARD_SCHEMA, Document, is_sound, label, policy_settings, read, read_document, settings
-from vlarl.run.files import disk_errors, sync_folder
+from vlarl.run.files import disk_errors, lock_refused, sync_folder
 from vlarl.types import EpisodeSpec, Task, Trial
 
 PARTIAL_SCHEMA = "vlarl.evaluation.partial/1"
@@ -156,6 +156,9 @@ class PartialFile:
                 place=str(self.path),
                 hint="wait until it has ended, or choose another folder with `--out`",
             ) from error
+        except OSError as error:
+            self._stream.close()
+            raise lock_refused(self.path.parent, error) from error
 
     def _read(self) -> Found:
         self._stream.seek(0)

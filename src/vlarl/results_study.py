@@ -14,13 +14,13 @@ from vlarl.digest import json_digest
 from vlarl.errors import AssetError, DriftError
 from vlarl.recipe.schema import Recipe, recipe_digest
 from vlarl.recipe.study import Study, StudyJob
-from vlarl.results import Document, read_document
+from vlarl.results import Document, comparable, read_document
 from vlarl.results_gpus import num_gpus
 from vlarl.run import manifest
 from vlarl.run.checkpoint import iterations
 from vlarl.run.coverage import before_and_after
 from vlarl.run.events import ITERATION, read_events
-from vlarl.run.files import disk_errors, write_json
+from vlarl.run.files import disk_errors, lock_refused, write_json
 from vlarl.run.folder import RunFolder, find_runs
 
 SCHEMA = "vlarl.study/1"
@@ -168,8 +168,9 @@ def gather(study: Study, out: Path, collected: Collected | None = None) -> tuple
 
 
 def read_run(job: StudyJob, run: RunFolder, state: State, out: Path) -> RunResult:
-    documents = sorted((read_document(p) for p in run.evaluations.glob("*.json")), key=_iteration)
-    own = [one for one in documents if one["policy"] == "checkpoint" and one["iteration"] is not None]
+    # By name: what training wrote comes before an evaluation asked for later, which may be of other episodes.
+    documents = [read_document(path) for path in sorted(run.evaluations.glob("*.json"), key=lambda path: path.stem)]
+    own, _ = comparable([document for document in documents if document["iteration"] is not None])
     place = str(run.path.relative_to(out))
     return run_result(run, own, job.recipe, cell=job.cell, state=state, place=place)
 
@@ -214,10 +215,6 @@ def _outcomes(document: Document) -> dict[str, str]:
     rows = sorted(document["episodes"], key=lambda row: (row["init"], row["seed"]))
     names = [task["name"] for task in document["protocol"]["tasks"]]
     return {name: "".join("01"[bool(r["success"])] for r in rows if r["task"] == name) for name in names}
-
-
-def _iteration(document: Document) -> int:
-    return document["iteration"] or 0
 
 
 def _code(described: Mapping[str, Any]) -> str:
@@ -291,5 +288,8 @@ def results_lock(out: Path) -> Iterator[None]:
         out.mkdir(parents=True, exist_ok=True)
         stream = (out / ".results.lock").open("w")
     with stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        except OSError as error:
+            raise lock_refused(out, error) from error
         yield

@@ -44,6 +44,7 @@ from vlarl.train_folder import (
     heed_lock,
     locked,
     refuse_changes,
+    refuse_fewer,
     unfinished,
 )
 from vlarl.trials import EvaluationResult, run_policy
@@ -266,6 +267,7 @@ def _resume(run: RunFolder, job: Job, command: Sequence[str], overrides: Sequenc
         found = newest or checkpoint.load(Path(chosen), policy=parts.policy.identity)
         for warning in found.warnings:
             job.watcher.say(f"passed over a checkpoint: {warning}")
+        refuse_fewer(loaded.recipe, found.iteration)
         if first:
             manifest.reopen(run, tuple(command), found.iteration)
             with disk_errors(run.path):
@@ -388,7 +390,7 @@ def _interruptible(job: Job) -> warmstart.Progress:
         if stop.received is not None:
             raise Stopped(
                 f"stopped by {stop.received} during the warm start",
-                kept="nothing yet; recorded demonstrations stay in the cache",
+                kept="nothing yet; demonstrations that are all recorded stay in the cache",
                 hint="`vlarl resume` the run, or the same command again with --or-resume",
             )
 

@@ -155,6 +155,16 @@ def _finish_manifest(
         manifest.finish(run, status, exit_code, outcome)
 
 
+def refuse_fewer(recipe: Recipe, done: int) -> None:
+    """RecipeError R220: a run that has gone further cannot be asked to have gone less far."""
+    if recipe.train.iterations < done:
+        raise RecipeError(
+            f"the run has done {done} iterations, more than `train.iterations` ({recipe.train.iterations})",
+            code="R220",
+            hint=f"--iterations {done} or more",
+        )
+
+
 def refuse_changes(before: Recipe, after: Recipe) -> None:
     """Only what cannot change a number already computed may differ."""
     changed = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import platform
 import shutil
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import vlarl
+from vlarl.devices import device_name
 from vlarl.digest import file_digest, json_digest
 from vlarl.errors import AssetError
 from vlarl.imitation import ImitationStats, clone
@@ -22,7 +22,7 @@ from vlarl.policies.protocol import Policy
 from vlarl.recipe.schema import Recipe, hashed_values
 from vlarl.recipe.specs.learning import ImitationSpec
 from vlarl.recipe.specs.suites import SuiteSpec
-from vlarl.run.files import disk_errors, publish_folder, write_json, write_synced
+from vlarl.run.files import disk_errors, partial_of, publish_folder, write_json, write_synced
 from vlarl.suites.demonstration_steps import load_demonstrations
 from vlarl.suites.demonstrations import demonstration_files
 from vlarl.suites.protocol import Suite
@@ -50,7 +50,7 @@ class Progress:
     recorded: Callable[[RecordingResult], None] = lambda result: None
     cloned: Callable[[int, float], None] = lambda update, loss: None
     noted: Callable[[str], None] = lambda note: None  # about the demonstrations
-    waiting: Callable[[], None] = lambda: None  # twice a second, while another process makes the same
+    waiting: Callable[[], None] = lambda: None  # twice a second, while other processes record or make the same
 
 
 def warm_start(
@@ -66,6 +66,7 @@ def warm_start(
         {
             "demonstrations": {path.name: file_digest(path) for path in files},
             "policy": hashed_values(recipe.policy),
+            "device": device_name(getattr(policy, "device", None)),
             "imitation": hashed_values(spec),
             "image_size": suite.conventions.image_size,
             "seed": recipe.imitation_seed,
@@ -113,6 +114,7 @@ def obtain_demonstrations(
         return Path(spec.demonstrations).expanduser()
     wanted = {
         "suite": hashed_values(suite_spec),
+        "renderer": getattr(suite, "renderer", None),  # another one draws other pixels
         **spec.model_dump(include={"num_episodes", "noise", "noise_fraction", "bias"}),
         "seed": seed,
         **_environment(),
@@ -120,7 +122,7 @@ def obtain_demonstrations(
     folder = cache / "demonstrations" / json_digest(wanted)
     with _made_once(folder, folder, progress):
         if not folder.is_dir():
-            temporary = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+            temporary = partial_of(folder)
             with disk_errors(folder), _discarded_on_failure(temporary):
                 record_experts(spec, suite_spec, suite, seed, temporary, progress)
                 _publish(temporary, folder)
@@ -147,7 +149,7 @@ def record_experts(
         for task in tasks
         if share + (task.index < rest) > 0
     ]
-    return record_all(jobs, num_workers=suite_spec.num_workers, progress=progress.recorded)
+    return record_all(jobs, num_workers=suite_spec.num_workers, progress=progress.recorded, waiting=progress.waiting)
 
 
 def _environment() -> dict[str, Any]:
@@ -178,7 +180,7 @@ def _note(data: Mapping[str, Any], image_size: int, progress: Progress) -> None:
 def _store(policy: Policy, folder: Path, summary: Mapping[str, Any]) -> None:
     from safetensors.torch import save
 
-    temporary = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+    temporary = partial_of(folder)
     with disk_errors(folder), _discarded_on_failure(temporary):
         temporary.mkdir(parents=True)
         write_synced(

@@ -206,6 +206,15 @@ def test_a_resume_may_not_change_the_computation(run: RunFolder) -> None:
     assert contents(run.path) == before
 
 
+def test_a_resume_cannot_ask_for_fewer_iterations_than_are_done(run: RunFolder) -> None:
+    before, manifest = contents(run.path), run.manifest.read_bytes()
+    err = refused("resume", "last", "--iterations", "1", status=Exit.RECIPE, code="R220")
+    hint = re.search(r"hint: --iterations (\d+) or more", err)
+    assert hint is not None
+    assert int(hint[1]) > 1
+    assert (contents(run.path), run.manifest.read_bytes()) == (before, manifest)
+
+
 # Checkpoints
 
 

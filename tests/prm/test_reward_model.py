@@ -15,7 +15,7 @@ from vlarl.prm.dataset import open_labels
 from vlarl.prm.folder import FrozenRewardModel, Meaning, check_meaning, load_reward_model, probabilities
 from vlarl.prm.label import label_segments
 from vlarl.prm.protocol import Views
-from vlarl.prm.tiny_model import TinyRewardModel
+from vlarl.prm.tiny_model import TinyRewardModel, _attention
 from vlarl.prm.training import Trained, hold_out, train_prm
 from vlarl.recipe.load import parse_recipe
 from vlarl.recipe.schema import Recipe
@@ -193,3 +193,8 @@ def test_a_single_success_cannot_be_held_out(tmp_path: Path) -> None:
         train_prm(recipe(), tmp_path / "labels", tmp_path / "prm")
     assert caught.value.code == "R399"
     assert not (tmp_path / "prm").exists()
+
+
+def test_the_mask_lies_where_the_prompt_does() -> None:
+    known = torch.ones(2, 5, dtype=torch.bool, device="meta")  # as a GPU, a device that is not the CPU
+    assert _attention(known, 3, torch.float32).device.type == "meta"

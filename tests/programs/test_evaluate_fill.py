@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -27,6 +28,7 @@ from vlarl.results import Evaluated, read, write
 from vlarl.results_export import vla_eval_result
 from vlarl.results_shards import Shard, parse_shard, shard_document
 from vlarl.results_store import PartialFile, identity
+from vlarl.results_study import results_lock
 from vlarl.results_text import headline
 from vlarl.suites.baselines import BaselineJob, run_job
 from vlarl.types import EpisodeSpec, Trial
@@ -237,6 +239,19 @@ def test_a_damaged_evaluation_is_told_and_written_anew(
     assert bench.ran == list(ALL)
     assert "run again" in bench.said[0]
     assert contents(tmp_path) == whole
+
+
+def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(EnvironmentUnusable) as caught:
+        Bench().fill(tmp_path)
+    assert caught.value.code == "E421"
+    with pytest.raises(EnvironmentUnusable) as caught, results_lock(tmp_path):
+        pass
+    assert caught.value.code == "E421"
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:

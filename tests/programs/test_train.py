@@ -339,6 +339,16 @@ def test_or_resume_goes_on_with_the_unfinished_run(bench: Bench, tmp_path: Path)
     assert bench.train(tmp_path, "train.iterations=2", or_resume=True, until=0).run.path != half.run.path
 
 
+def test_a_run_resumed_with_another_renderer_is_still_compared_with_its_start(bench: Bench, stopped: RunFolder) -> None:
+    command = [sys.executable, "-m", "vlarl", "resume", str(stopped.path), "--set", "suite.renderer=egl"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    last = [event for event in read_events(stopped.events) if event["kind"] == "evaluation"][-1]
+    assert last["iteration"] == 6
+    assert "against_baseline" in last
+    assert any("renderer egl, and osmesa at step 0" in warning for warning in last["warnings"])
+
+
 def test_a_run_in_use_is_refused(stopped: RunFolder) -> None:
     with stopped.lock(), pytest.raises(EnvironmentUnusable) as refused:
         resume(stopped, command=["test"])

@@ -14,19 +14,22 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from made_study import STUDY, Machine, made_study, make_run, write_study
+from made_study import STUDY, TASKS, Machine, made_study, make_run, write_study
 
 from vlarl import cli
 from vlarl.errors import AssetError, DriftError, Exit, UsageError
 from vlarl.recipe.study import Study, StudyJob
 from vlarl.report import report
-from vlarl.results_study import RESULTS, find_job, gather, read_collected, read_results, runs_of
+from vlarl.results import Evaluated, document, protocol_block, write
+from vlarl.results_study import RESULTS, find_job, gather, read_collected, read_results, read_run, runs_of
 from vlarl.run.folder import RunLock, find_runs
 from vlarl.study import Order, StudyOutcome, chosen_jobs, refresh, run_study
 from vlarl.study_collect import collect, without_places
 from vlarl.study_processes import words
 from vlarl.study_slurm import slurm_script
+from vlarl.types import EpisodeSpec, Trial
 
 ALL = ["base seed 1", "slow seed 1", "base seed 2", "slow seed 2"]
 
@@ -78,6 +81,32 @@ def test_a_changed_recipe_is_refused_before_anything_runs(tmp_path: Path) -> Non
     assert f"mv {out / 'runs/slow/seed-2'} " in str(caught.value.hint)
     assert machine.started == []
     assert find_job(changed.jobs[0], out).state == "new"  # the other cell is what it was
+
+
+def test_an_evaluation_of_other_episodes_is_not_the_runs_own(tmp_path: Path) -> None:
+    study, out = made_study(tmp_path), tmp_path / "out"
+    job = study.jobs[0]
+    run = make_run(job, out, ("00", "01"))
+    before = read_run(job, run, "done", out)
+    trials = [
+        Trial(
+            spec=EpisodeSpec(task, "sampled", 0, 0),
+            success=True,
+            errored=False,
+            length=1,
+            actions=np.zeros((1, 7), np.float32),
+        )
+        for task in range(2)
+    ]
+    protocol = protocol_block(
+        TASKS, [t.spec for t in trials], suite="tabletop_basic", conventions={}, renderer="osmesa"
+    )
+    for iteration in (0, 1):
+        evaluated = Evaluated(run=run.id, iteration=iteration, decoding="greedy", seed=job.seed)
+        other = document(trials, TASKS, protocol=protocol, evaluated=evaluated)
+        write(other, trials, run.evaluations, f"tabletop_basic-{iteration:06d}-s123456")
+    assert len(list(run.evaluations.glob("*.json"))) == 4
+    assert read_run(job, run, "done", out) == before
 
 
 def test_a_note_or_a_paper_number_is_not_part_of_a_run(tmp_path: Path) -> None:

@@ -190,7 +190,17 @@ def test_an_error_of_one_job_ends_the_others_at_once(tmp_path: Path) -> None:
     with pytest.raises(RunError):
         record_all(jobs, num_workers=2)
     assert multiprocessing.active_children() == []
-    assert not (tmp_path / "long.hdf5").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_stops_while_it_records(tmp_path: Path) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        record_all([job(tmp_path / "long.hdf5", num_episodes=10**6)], num_workers=1, waiting=stop)
+    assert multiprocessing.active_children() == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_attempts_beyond_the_init_states_are_episodes_of_their_own(tmp_path: Path) -> None:

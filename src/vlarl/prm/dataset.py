@@ -21,7 +21,7 @@ import numpy as np
 from vlarl.digest import file_digest
 from vlarl.errors import AssetError
 from vlarl.prm.labelling import Examples
-from vlarl.run.files import disk_errors, publish_folder, write_json
+from vlarl.run.files import disk_errors, partial_of, publish_folder, write_json
 
 DATA, MANIFEST, SHEETS = "labels.hdf5", "manifest.json", "contact_sheets"
 SCHEMA_VERSION = 1
@@ -32,7 +32,7 @@ def new_folder(out: Path, what: str) -> Iterator[Path]:
     """A temporary folder that becomes ``out`` when the block ends well; AssetError R397 where ``out`` exists."""
     if out.exists():
         raise AssetError(f"{out} exists already", code="R397", hint=f"name a new folder for the {what} with --out")
-    temporary = out.with_name(f"{out.name}.{os.getpid()}.partial")
+    temporary = partial_of(out)
     with disk_errors(out):
         try:
             temporary.mkdir(parents=True)

@@ -123,7 +123,8 @@ def _attention(known: Tensor, num_questions: int, dtype: torch.dtype) -> Tensor:
     allowed[prompt:, prompt:] = torch.eye(num_questions, dtype=torch.bool, device=known.device)
     columns = torch.cat([known, known.new_ones(len(known), num_questions)], dim=1)
     allowed = allowed[None] & columns[:, None, :]
-    return torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
+    bias = torch.zeros(allowed.shape, dtype=dtype, device=known.device)
+    return bias.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
 
 
 def _positions(known: Tensor, num_questions: int) -> Tensor:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from vlarl.errors import EnvironmentUnusable
 
@@ -41,6 +42,21 @@ def disk_errors(place: Path, kept: str | None = None) -> Iterator[None]:
                 kept=kept,
             ) from error
         raise
+
+
+def partial_of(folder: Path) -> Path:
+    """A name beside ``folder`` for what is not whole yet; no two processes get one, also not of two containers."""
+    return folder.with_name(f"{folder.name}.{uuid4().hex[:12]}.partial")
+
+
+def lock_refused(place: Path, error: OSError) -> EnvironmentUnusable:
+    """For a file system that has no locks."""
+    return EnvironmentUnusable(
+        f"{place.name} cannot be locked: {error.strerror}",
+        code="E421",
+        place=str(place),
+        hint="choose a folder on a file system with locks (`run.folder`, `--out`)",
+    )
 
 
 def write_bytes(path: Path, data: bytes) -> None:

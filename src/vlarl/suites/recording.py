@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, CancelledError, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, count
@@ -22,6 +22,7 @@ from vlarl.suites.protocol import Simulation, Suite
 from vlarl.suites.streams import stream
 from vlarl.types import EpisodeSpec, Trajectory
 
+_POLL = 0.5  # seconds
 # Fields of a suite's spec that say what an episode's spec means.
 _MEANING = {"kind", "name", "init_states", "fixtures"}
 
@@ -54,44 +55,32 @@ def record_all(
     *,
     num_workers: int,
     progress: Callable[[RecordingResult], None] = lambda result: None,
+    waiting: Callable[[], None] = lambda: None,
 ) -> list[RecordingResult]:
     """Run the jobs on ``num_workers`` processes; results in the jobs' order, whatever the order of work.
 
-    With two processes a task or more, a task's attempts are shared among them; the file is the same. An error of one
-    job ends all.
+    A thread a job writes what its processes simulate: one, or several where there are more processes than jobs; the
+    file is the same. ``waiting`` is called twice a second. Its error, or one of a job, ends all.
     """
-    helpers = num_workers // len(jobs)
-    if helpers > 1:
-        return _record_shared(jobs, helpers, progress)
-    results = {}
-    with closing(stream(_whole, jobs, num_workers=num_workers)) as arriving:
-        for result in arriving:
-            progress(result)
-            results[result.path] = result
-    return [results[job.path] for job in jobs]
-
-
-def _whole(job: RecordingJob) -> Iterator[RecordingResult]:
-    yield record(job)
-
-
-def _record_shared(
-    jobs: list[RecordingJob], helpers: int, progress: Callable[[RecordingResult], None]
-) -> list[RecordingResult]:
-    """``helpers`` processes a task simulate, and one thread a task writes."""
-    stop = Event()
-    with ThreadPoolExecutor(len(jobs)) as threads:
-        futures = [threads.submit(_write, job, _shared_attempts(job, helpers, stop)) for job in jobs]
+    helpers, stop = max(1, num_workers // len(jobs)), Event()
+    with ThreadPoolExecutor(min(num_workers, len(jobs))) as threads:
+        futures = [threads.submit(_write, job, _simulated(job, helpers, stop)) for job in jobs]
         try:
-            for future in as_completed(futures):
-                progress(future.result())
+            pending = set(futures)
+            while pending:
+                done, pending = wait(pending, timeout=_POLL, return_when=FIRST_COMPLETED)
+                for future in done:
+                    progress(future.result())
+                waiting()
         finally:
             stop.set()
+            for future in futures:
+                future.cancel()
         return [future.result() for future in futures]
 
 
 def record(job: RecordingJob) -> RecordingResult:
-    """Record ``job.num_episodes`` successful expert episodes of one task on consecutive train init states."""
+    """One job, in this process: successful expert episodes of one task on consecutive train init states."""
     return _write(job, _attempts((job, 0, 1)))
 
 
@@ -130,7 +119,7 @@ def _write_from(job: RecordingJob, attempts: Iterator[Trajectory]) -> RecordingR
     return RecordingResult(path=job.path, task=job.task, tried=tried, recorded=recorded, num_steps=num_steps)
 
 
-def _shared_attempts(job: RecordingJob, helpers: int, stop: Event) -> Generator[Trajectory]:
+def _simulated(job: RecordingJob, helpers: int, stop: Event) -> Generator[Trajectory]:
     """The attempts in order, simulated by processes of their own, which end with the iterator."""
     shares = [(job, part, helpers) for part in range(helpers)]
     early: dict[int, Trajectory] = {}
