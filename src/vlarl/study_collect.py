@@ -63,8 +63,12 @@ def _collect_run(run: RunFolder, out: Path, destination: Path) -> list[Path]:
     destination.mkdir(parents=True, exist_ok=True)
     described = read(run)
     described["command"] = ["vlarl", *described["command"][1:]]  # wherever it was installed
-    write_text(destination / run.manifest.name, without_places(json.dumps(described, indent=2) + "\n", out))
-    write_text(destination / run.resolved_recipe.name, without_places(run.resolved_recipe.read_text(), out))
+    recipes = sorted({Path(source).parent for source in described["recipe"]["sources"]})
+    for path, text in (
+        (run.manifest, json.dumps(described, indent=2) + "\n"),
+        (run.resolved_recipe, run.resolved_recipe.read_text()),
+    ):
+        write_text(destination / path.name, without_places(text, out, recipes))
     lines = [
         json.dumps({name: event[name] for name in _OF_AN_ITERATION}, separators=(",", ":"))
         for event in read_events(run.events)
@@ -74,10 +78,16 @@ def _collect_run(run: RunFolder, out: Path, destination: Path) -> list[Path]:
     return [destination / name for name in (run.manifest.name, run.resolved_recipe.name, CHAIN)]
 
 
-def without_places(text: str, out: Path) -> str:
-    """The text with this machine's folders taken out: they vouch for nothing and are nobody's business."""
+def without_places(text: str, out: Path, recipes: Sequence[Path] = ()) -> str:
+    """The text with this machine's folders taken out: they vouch for nothing and are nobody's business.
+
+    ``recipes``: folders of the recipes, which may lie anywhere; of an absolute one the last name stays.
+    """
     here = Path.cwd()
     for place, stand_in in ((out.resolve(), "DIR"), (here, "."), (here.parent, ".."), (Path.home(), "~")):
         if place != Path(place.anchor):
             text = text.replace(f"{place}/", f"{stand_in}/")
+    for place in recipes:
+        if place.is_absolute() and place.name:
+            text = text.replace(f"{place}/", f"{place.name}/")
     return text

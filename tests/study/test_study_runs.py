@@ -293,6 +293,8 @@ def test_what_is_collected_names_no_folder_of_this_machine(tmp_path: Path, monke
     monkeypatch.chdir(tmp_path / "checkout")
     text = f"{tmp_path}/checkout/a {tmp_path}/b {Path.home()}/c {tmp_path}/out/d"
     assert without_places(text, tmp_path / "out") == "./a ../b ~/c DIR/d"
+    elsewhere = Path("/some/checkout/recipes")
+    assert without_places(f"{elsewhere}/r.yaml", tmp_path / "out", [elsewhere, Path("near")]) == "recipes/r.yaml"
 
 
 def test_the_report_of_a_study(tmp_path: Path) -> None:
