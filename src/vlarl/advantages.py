@@ -11,6 +11,7 @@ from vlarl.types import Batch, Episode, EpisodeSpec, Scored
 
 Truncation = Literal["bootstrap", "terminal"]
 GroupKind = Literal["grpo", "rloo"]
+_ROUNDING = 1e-6  # a deviation of this share of the mean, or of 1, is none
 
 
 def estimated(scored: Scored, spec: PpoSpec) -> Batch:
@@ -140,10 +141,14 @@ def gae(
 
 
 def normalized(raw: np.ndarray) -> np.ndarray:
-    """Mean 0, deviation 1; all zero where nothing varies."""
-    centred: np.ndarray = raw - raw.mean()
+    """Mean 0, deviation 1; all zero where nothing varies beyond rounding."""
+    mean = float(raw.mean())
+    centred: np.ndarray = raw - mean
     deviation = float(centred.std())
-    return centred / deviation if deviation > 0.0 else centred
+    # Equal sums of rewards that were added in another order differ in their last bits.
+    if deviation <= _ROUNDING * max(1.0, abs(mean)):
+        return np.zeros_like(centred)
+    return centred / deviation
 
 
 def _normalized_where(raw: np.ndarray, kept: np.ndarray) -> np.ndarray:

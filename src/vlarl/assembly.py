@@ -12,6 +12,7 @@ from vlarl.distributed import ALONE, Ranks
 from vlarl.errors import AssetError, RecipeError
 from vlarl.memory import keep_freed_memory
 from vlarl.ppo import Ppo
+from vlarl.recipe.paths import expanded
 from vlarl.recipe.schema import Recipe
 from vlarl.recipe.specs.base import PartSpec
 from vlarl.recipe.specs.policies import OpenVlaSpec
@@ -108,7 +109,7 @@ def _build_reward(spec: PartSpec, recipe: Recipe, suite: Suite) -> Reward:
         return reward
     from vlarl.prm.folder import Meaning, check_meaning, load_reward_model
 
-    scorer = load_reward_model(Path(spec.model).expanduser(), spec.device)
+    scorer = load_reward_model(expanded(spec.model), spec.device)
     conventions = suite.conventions
     wanted = Meaning(action=conventions.action, suite=recipe.suite.kind, image_size=conventions.image_size)
     check_meaning(scorer, wanted)
@@ -145,7 +146,7 @@ def load_policy(source: Path) -> LoadedPolicy:
     suite = build_suite(recipe)
     policy = build_policy(recipe, suite)
     checkpoint.load(found.path, policy=policy.identity)
-    policy.load_state_dict(found.tensors("policy"))
+    found.fill(policy, "policy")
     digest = named_arrays_digest((name, tensor.cpu().numpy()) for name, tensor in policy.state_dict().items())
     return LoadedPolicy(
         policy=policy,

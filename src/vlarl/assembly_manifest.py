@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlarl.devices import chosen_device
 from vlarl.digest import file_digest
 from vlarl.errors import AssetError
 from vlarl.recipe.load import LoadedRecipe
+from vlarl.recipe.paths import expanded
 from vlarl.recipe.schema import Recipe
 from vlarl.run.installed import graphics_libraries
 from vlarl.run.manifest import Intent
@@ -80,6 +80,6 @@ def assets_of(parts: Parts, recipe: Recipe) -> Assets:
     source = recipe.imitation.demonstrations if recipe.imitation else None
     if source:
         with suppress(AssetError):  # the warm start tells of files that are missing, once the run has a manifest
-            for path in demonstration_files(Path(source).expanduser()):
+            for path in demonstration_files(expanded(source)):
                 found.append({"kind": "demonstrations", "name": path.name, "sha256": file_digest(path)})
     return tuple(found)

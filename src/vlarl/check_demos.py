@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlarl.errors import Exit
+from vlarl.suites.demonstration_layout import vet_demonstrations
 from vlarl.suites.demonstration_replay import TOLERANCE, DemonstrationCheck, FileCheck, check_file
 from vlarl.suites.demonstrations import demonstration_files
 
@@ -36,6 +37,7 @@ def check_demonstrations(
 ) -> DemonstrationsCheck:
     """Replay the first ``num_episodes`` demonstrations of every file at ``source``; AssetError as of ``check_file``."""
     files = demonstration_files(source)
+    vet_demonstrations(files)
     return DemonstrationsCheck(
         files=tuple(check_file(path, suite=suite, num_episodes=num_episodes, progress=progress) for path in files)
     )

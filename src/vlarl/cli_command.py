@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from vlarl.console import Console, Display
+from vlarl.console import Console, Display, clean
 from vlarl.errors import Exit, VlarlError
 
 EXIT_HELP = (
@@ -108,19 +108,25 @@ def guarded(console: Console, body: Callable[[], Exit | None]) -> Exit:
         # The reader of a pipe has seen enough; Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.OK
-    except Exception as error:
+    except BaseException as error:
+        # A panic of a library in Rust is no Exception, so that nobody takes it for one he expected; it ends here all
+        # the same. What else is none (SystemExit, GeneratorExit) goes its way.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         console.failure(_unexpected(error, verbose=console.verbose))
         return Exit.RUN_FAILED
 
 
-def _unexpected(error: Exception, *, verbose: bool) -> VlarlError:
+def _unexpected(error: BaseException, *, verbose: bool) -> VlarlError:
     import tempfile
     import traceback
 
     text = "".join(traceback.format_exception(error))
     if verbose:
-        sys.stderr.write(text)
-    with tempfile.NamedTemporaryFile("w", prefix="vlarl-error-", suffix=".log", delete=False) as stream:
+        sys.stderr.write(clean(text))
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="vlarl-error-", suffix=".log", delete=False, encoding="utf-8", errors="backslashreplace"
+    ) as stream:
         stream.write(f"vlarl {' '.join(sys.argv[1:])}\n{text}")
     first = (str(error).splitlines() or [""])[0]
     message = f"unexpected {type(error).__name__}: {first}" if first else f"unexpected {type(error).__name__}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -18,12 +19,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, TextIO
 
 from vlarl.errors import Diagnostic, RecipeError, VlarlError
 
 Paint = Callable[[str, str], str]  # text, style → text
 Step = Callable[[int, Mapping[str, object]], None]  # rounds done, facts by name
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_RAW_IN_JSON = re.compile(r"[\x7f-\x9f\ud800-\udfff]")
 
 
 class Display(StrEnum):
@@ -44,6 +49,28 @@ def _rich_progress(what: str, total: int, done: int) -> Iterator[Step]:
     with Progress(*columns, console=Terminal(stderr=True)) as bar:
         task = bar.add_task(what, total=total, completed=done, facts="")
         yield lambda now, said: bar.update(task, completed=now, facts=_facts_text(said))
+
+
+def clean(text: str) -> str:
+    """``text`` with its control characters written out: a name of somebody else's must not steer the terminal."""
+    return _CONTROL.sub(lambda c: f"\\x{ord(c[0]):02x}" if c[0] < "\ud800" else f"\\u{ord(c[0]):04x}", text)
+
+
+def _write(stream: TextIO, text: str) -> None:
+    try:
+        stream.write(text)
+    except UnicodeEncodeError:  # not of the encoding that the environment asks for
+        stream.write(text.encode(stream.encoding, "backslashreplace").decode(stream.encoding))
+
+
+def json_text(value: Any) -> str:
+    """``value`` as JSON on one line, readable where stdout can hold it; every character of it survives."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8", "surrogatepass")
+    except UnicodeEncodeError:
+        return json.dumps(value, default=str)
+    return _RAW_IN_JSON.sub(lambda c: f"\\u{ord(c[0]):04x}", text)
 
 
 def no_paint(text: str, style: str) -> str:
@@ -85,19 +112,19 @@ class Console:
     def data(self, text: str) -> None:
         """Text that the command was asked for; silent with `--json`, where ``document`` carries it."""
         if not self.as_json:
-            sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
+            _write(sys.stdout, clean(text if text.endswith("\n") else f"{text}\n"))
 
     def say(self, text: str = "") -> None:
         """A line for people."""
         if self.display is not Display.none:
-            sys.stderr.write(f"{text}\n")
+            _write(sys.stderr, clean(f"{text}\n"))
 
     def document(self, *, ok: bool = True, diagnostics: Iterable[Diagnostic] = (), **fields: Any) -> None:
         """The command's one JSON document, where `--json` asked for it."""
         if self.as_json:
             head = {"schema": f"vlarl.{self.command}/1", "ok": ok, **fields}
             listed = [dataclasses.asdict(d) for d in diagnostics]
-            sys.stdout.write(json.dumps({**head, "diagnostics": listed}, ensure_ascii=False, default=str) + "\n")
+            sys.stdout.write(json_text({**head, "diagnostics": listed}) + "\n")
 
     def table(self, headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         self.data(table_text(headers, rows))
@@ -106,7 +133,7 @@ class Console:
         """Shows every diagnostic on stderr, also with `--display none` when there are errors among them."""
         errors = [d for d in found if d.severity == "error"]
         for diagnostic in errors if self.display is Display.none else found:
-            sys.stderr.write(diagnostic_text(diagnostic, paint=self.paint, width=self.width) + "\n\n")
+            _write(sys.stderr, diagnostic_text(diagnostic, paint=self.paint, width=self.width) + "\n\n")
         if found and summary:
             code = (errors or found)[0].code
             self.say(f"{summary}; `vlarl explain {code}` says more")
@@ -148,7 +175,7 @@ class Console:
         if found:
             self.diagnostics(found, summary=error.message)
         else:
-            sys.stderr.write(error_text(error, paint=self.paint) + "\n")
+            _write(sys.stderr, error_text(error, paint=self.paint) + "\n")
 
 
 def _duration(seconds: float) -> str:
@@ -158,18 +185,18 @@ def _duration(seconds: float) -> str:
 
 
 def _facts_text(facts: Mapping[str, object]) -> str:
-    return "  ".join(f"{name} {value}" for name, value in facts.items())
+    return clean("  ".join(f"{name} {value}" for name, value in facts.items()))
 
 
 def error_text(error: VlarlError, *, paint: Paint = no_paint) -> str:
     """An error without diagnostics, as lines of text."""
-    lines = [f"{paint(f'error[{error.code}]', 'bold red')}: {error.message}"]
+    lines = [f"{paint(f'error[{error.code}]', 'bold red')}: {clean(error.message)}"]
     if error.place:
-        lines.append(f"  {paint('-->', 'blue')} {error.place}")
+        lines.append(f"  {paint('-->', 'blue')} {clean(error.place)}")
     if error.kept:
-        lines.append(f"  {paint('=', 'blue')} kept: {error.kept}")
+        lines.append(f"  {paint('=', 'blue')} kept: {clean(error.kept)}")
     if error.hint:
-        lines += ["", f"{paint('hint', 'bold cyan')}: {error.hint}"]
+        lines += ["", f"{paint('hint', 'bold cyan')}: {clean(error.hint)}"]
     return "\n".join(lines)
 
 
@@ -177,8 +204,8 @@ def diagnostic_text(diagnostic: Diagnostic, *, paint: Paint = no_paint, width: i
     """One diagnostic with its place, the line of text, a caret under the culprit, notes and hint."""
     d = diagnostic
     style = "bold red" if d.severity == "error" else "bold yellow"
-    lines = [f"{paint(f'{d.severity}[{d.code}]', style)}: {paint(d.message, 'bold')}"]
-    lines.append(f"  {paint('-->', 'blue')} {_place_text(d)}")
+    lines = [f"{paint(f'{d.severity}[{d.code}]', style)}: {paint(clean(d.message), 'bold')}"]
+    lines.append(f"  {paint('-->', 'blue')} {clean(_place_text(d))}")
     if d.line is not None and d.column is not None and d.source is not None:
         gutter = " " * len(str(d.line))
         shown, offset, length = _excerpt(d.source, d.column, d.length, width - len(gutter) - 4)
@@ -189,10 +216,10 @@ def diagnostic_text(diagnostic: Diagnostic, *, paint: Paint = no_paint, width: i
             f" {gutter} {bar} {' ' * offset}{paint('^' * length, style)}",
         ]
     for note in d.notes:
-        wrapped = textwrap.wrap(note, max(30, width - 5), break_on_hyphens=False) or [""]
+        wrapped = textwrap.wrap(clean(note), max(30, width - 5), break_on_hyphens=False) or [""]
         lines += [f"   {paint('=', 'blue')} {wrapped[0]}", *(f"     {line}" for line in wrapped[1:])]
     if d.hint:
-        lines += ["", f"{paint('hint', 'bold cyan')}: {d.hint}"]
+        lines += ["", f"{paint('hint', 'bold cyan')}: {clean(d.hint)}"]
     return "\n".join(lines)
 
 
@@ -205,24 +232,22 @@ def _place_text(d: Diagnostic) -> str:
 
 def _excerpt(source: str, column: int, length: int, room: int) -> tuple[str, int, int]:
     """The part of a line that fits, the caret's offset in it in terminal cells, and its length."""
-    text = "".join(c if c.isprintable() else " " for c in source)
+    text, size = source, len(source)
     start, end = column - 1, column - 1 + length
-    if len(text) > room:
-        left = max(0, min(start - room // 3, len(text) - room))
-        right = min(len(text), left + room)
-        text = (
-            ("…" if left else "")
-            + text[left + bool(left) : right - (right < len(text))]
-            + ("…" if right < len(text) else "")
-        )
+    if size > room:
+        left = max(0, min(start - room // 3, size - room))
+        right = min(size, left + room)
+        text = ("…" if left else "") + text[left + bool(left) : right - (right < size)] + ("…" if right < size else "")
         start, end = start - left, min(end, right) - left
+    text = "".join(c if c.isprintable() else " " for c in text)
     cells = [2 if unicodedata.east_asian_width(c) in "WF" else 0 if unicodedata.combining(c) else 1 for c in text]
     return text, sum(cells[:start]), max(1, sum(cells[start:end]))
 
 
 def table_text(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Columns of text; numbers stand to the right."""
-    cells = [[("" if cell is None else str(cell)) for cell in row] for row in rows]
+    cells = [[("" if cell is None else clean(str(cell))) for cell in row] for row in rows]
+    headers = [clean(header) for header in headers]
     widths = [max(len(row[i]) for row in [list(headers), *cells]) for i in range(len(headers))]
     numeric = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(headers))]
 

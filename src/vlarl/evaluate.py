@@ -12,6 +12,7 @@ from vlarl.assembly_weights import names_weights, used_as, weights_recipe
 from vlarl.errors import AssetError, Exit, UsageError
 from vlarl.evaluate_fill import Filled, Progress, Say, Watch, Work, fill
 from vlarl.evaluation import held_out
+from vlarl.recipe.load import plain_values
 from vlarl.recipe.specs.suites import SuiteSpec
 from vlarl.registry import build, suggest, suite_spec_for
 from vlarl.results import MAX_ERROR_RATE, Decoding, Document, Evaluated, PolicyKind, error_rate
@@ -351,11 +352,7 @@ def _source(checkpoint: str | None, suite: str, runs: Path) -> tuple[Path, RunFo
 
 def _trained_on(run: RunFolder) -> str | None:
     """Name of the suite in a run's resolved recipe; None where that cannot be read."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    try:
-        values = YAML(typ="safe", pure=True).load(run.resolved_recipe)
-        return str(values["suite"]["name"])
-    except (OSError, YAMLError, TypeError, KeyError):
-        return None
+    values = plain_values(run.resolved_recipe)
+    suite = values.get("suite") if isinstance(values, dict) else None
+    name = suite.get("name") if isinstance(suite, dict) else None
+    return name if isinstance(name, str) else None

@@ -31,8 +31,19 @@ class Evidence:
         number = self.evaluations + 1
         return Evidence(self.total + e_value(gained, lost) / (number * (number + 1)), number)
 
-    def alarms(self, false_alarm_rate: float) -> bool:
-        return self.total >= 1.0 / false_alarm_rate
+    def alarms(self, false_alarm_rate: float, *, gained: int, lost: int) -> bool:
+        """Whether to act now, by the evidence with the newest evaluation, which ``gained`` and ``lost`` episodes.
+
+        Never after an evaluation that did not lose more than it gained: the sum remembers what may have been made good
+        since. That makes alarms rarer, so that the bound on false ones holds.
+        """
+        return lost > gained and self.total >= 1.0 / false_alarm_rate
+
+
+def finding(since: int) -> str:
+    """What an alarm says; ``since``: iteration of the alarm before it, 0 where there was none."""
+    when = f"the alarm after iteration {since}" if since else "step 0"
+    return f"evaluations since {when} together show the policy below the step-0 baseline beyond noise"
 
 
 def e_value(gained: int, lost: int) -> float:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from vlarl.digest import json_digest
@@ -18,6 +17,7 @@ from vlarl.plan_memory import CONTEXT, RESERVE, TEXT_TOKENS, Memory, Model, memo
 from vlarl.plan_model import Part
 from vlarl.plan_search import Change, nearest_change
 from vlarl.plan_work import Disk, Time, Work, disk, times, work
+from vlarl.recipe.paths import expanded
 from vlarl.recipe.schema import Recipe, recipe_digest
 from vlarl.recipe.specs.policies import AdapterCriticSpec, FrozenCriticSpec, OpenVlaSpec, TinySpec
 
@@ -115,7 +115,7 @@ def _found(recipe: Recipe) -> Found | None:
     """The checkpoint's own sizes, where it is a folder that exists."""
     if not isinstance(recipe.policy, OpenVlaSpec) or "://" in recipe.policy.checkpoint:
         return None
-    folder = Path(recipe.policy.checkpoint).expanduser()
+    folder = expanded(recipe.policy.checkpoint)
     return read_checkpoint(folder) if folder.is_dir() else None
 
 
@@ -155,7 +155,7 @@ def _warnings(recipe: Recipe) -> Iterator[str]:
     if getattr(recipe.suite, "init_states", None) == "official":
         yield "training starts from the official states: every result will be marked leaky"
     path = recipe.imitation.demonstrations if recipe.imitation is not None else None
-    if path is not None and not Path(path).expanduser().exists():
+    if path is not None and not expanded(path).exists():
         yield f"the demonstrations {path} are missing: the run would stop before its first step"
 
 

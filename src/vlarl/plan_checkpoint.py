@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -11,6 +11,7 @@ from typing import Any
 
 from vlarl.errors import AssetError
 from vlarl.plan_model import Linear, Llama, OpenVla, Tower
+from vlarl.run.documents import parse_json, read_object
 
 _MAX_HEADER = 100 * 2**20  # bytes; the format's own limit
 _TOWERS = {"DINOv2": "vision_backbone.featurizer", "SigLIP": "vision_backbone.fused_featurizer"}
@@ -59,7 +60,7 @@ def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
             length = int.from_bytes(stream.read(8), "little")
             if not 0 < length <= min(_MAX_HEADER, file.stat().st_size - 8):
                 raise ValueError("no header")
-            header = json.loads(stream.read(length))
+            header = parse_json(stream.read(length))
         return {name: tuple(map(int, each["shape"])) for name, each in header.items() if name != "__metadata__"}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _unusable(file, f"it is not a safetensors file ({error})") from error
@@ -69,10 +70,13 @@ def _weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         named = _json(index).get("weight_map")
-        files = [folder / str(name) for name in sorted(set(named.values()))] if isinstance(named, dict) else []
+        shards = sorted({str(name) for name in named.values()}) if isinstance(named, dict) else []
+        if outside := [name for name in shards if Path(name).name != name]:
+            raise _unusable(index, f"it names {outside[0]!r}, which is not a file of the folder")
+        files = [folder / name for name in shards]
     else:
         files = sorted(folder.glob("model*.safetensors"))
-    missing = [file.name for file in files if not file.is_file()]
+    missing = [file.name for file in files if not os.path.isfile(file)]  # of too long a name as well
     if missing or not files:
         what = f"{', '.join(missing)} missing" if missing else "no model*.safetensors"
         raise _unusable(folder, what)
@@ -122,12 +126,9 @@ def _depth(shapes: Shapes, prefix: str) -> int:
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        return read_object(file)
     except (OSError, ValueError) as error:
         raise _unusable(file, f"it cannot be read ({error})") from error
-    if not isinstance(value, dict):
-        raise _unusable(file, "it is not a JSON object")
-    return value
 
 
 def _unusable(place: Path, why: str) -> AssetError:

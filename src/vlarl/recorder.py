@@ -14,7 +14,7 @@ from vlarl.assembly import Parts
 from vlarl.digest import GENESIS, array_digest, chain_link, named_arrays_digest
 from vlarl.distributed import ALONE, Message, Ranks
 from vlarl.errors import AssetError, RunError
-from vlarl.guard import Evidence
+from vlarl.guard import Evidence, finding
 from vlarl.intervals import PairedComparison
 from vlarl.recipe.schema import Recipe
 from vlarl.recipe.write import resolved_yaml
@@ -188,9 +188,7 @@ class Recorder:
             event["against_baseline"] = asdict(comparison.overall)
             event["guard"] = self._guard(comparison.overall)
             if event["guard"]["alarm"]:
-                event["warnings"].append(
-                    "below the step-0 baseline beyond noise" + _CONSEQUENCE[event["guard"]["action"]]
-                )
+                event["warnings"].append(finding(event["guard"]["since"]) + _CONSEQUENCE[event["guard"]["action"]])
         self._append(event)
         self._tensorboard.add_scalars(progress.iteration, {"eval": {document["suite"]: {"success": rate}}})
         if self._tensorboard.is_open:
@@ -228,7 +226,7 @@ class Recorder:
         path = self.checkpoint()
         if guard["action"] == "stop":
             raise RunError(
-                f"the policy of iteration {progress.iteration} is below the step-0 baseline beyond noise",
+                f"{finding(guard.get('since', 0))} (iteration {progress.iteration})",
                 code="X514",
                 kept=f"checkpoint {path}",
                 hint=f"look at `vlarl report {self.run.path}`; `vlarl resume {self.run.path}` goes on all the same",
@@ -263,15 +261,16 @@ class Recorder:
     def _guard(self, pair: PairedComparison) -> dict[str, Any]:
         """The evidence with this evaluation; after an alarm it is gathered anew."""
         spec = self._recipe.evaluation.guard
-        earlier = [event["guard"] for event in self._evaluations() if "guard" in event]
-        last = earlier[-1] if earlier and not earlier[-1]["alarm"] else None
+        earlier = [event for event in self._evaluations() if "guard" in event]
+        last = earlier[-1]["guard"] if earlier and not earlier[-1]["guard"]["alarm"] else None
         before = Evidence(last["evidence"], last["evaluations"]) if last else Evidence()
         now = before.after(pair.gained, pair.lost)
         return {
             "evidence": now.total,
             "evaluations": now.evaluations,
+            "since": max((event["iteration"] for event in earlier if event["guard"]["alarm"]), default=0),
             "threshold": 1.0 / spec.false_alarm_rate,
-            "alarm": now.alarms(spec.false_alarm_rate),
+            "alarm": now.alarms(spec.false_alarm_rate, gained=pair.gained, lost=pair.lost),
             "action": spec.action,
         }
 
@@ -391,8 +390,8 @@ def restore(parts: Parts, found: checkpoint.Checkpoint) -> Progress:
 
 def restore_weights(parts: Parts, found: checkpoint.Checkpoint) -> None:
     """Policy, critic and optimizers of a checkpoint, nothing else."""
-    parts.policy.load_state_dict(found.tensors("policy"))
-    parts.critic.load_state_dict(found.tensors("critic"))
+    found.fill(parts.policy, "policy")
+    found.fill(parts.critic, "critic")
     _unpack_optimizers(parts, found.tensors("optimizer"), found.state["optimizers"])
 
 

@@ -81,7 +81,8 @@ def curves(event: Mapping[str, Any]) -> dict[str, Any]:
 def figures(events: Sequence[Mapping[str, Any]]) -> dict[str, Encoded]:
     """Pictures of a run's events so far, by tag; none before the first iteration.
 
-    The curriculum's probabilities over all iterations where it is adaptive, and the newest iteration's actions.
+    The curriculum's probabilities over all iterations where it is adaptive, and the actions of the newest iteration's
+    rollout: to watch a run by, not to compare with another iteration's, which had another temperature and other tasks.
     """
     records = [event for event in events if event["kind"] == ITERATION]
     if not records:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from vlarl.errors import AssetError, DriftError, UsageError
 from vlarl.recipe.specs.suites import SuiteSpec
 from vlarl.registry import build, kinds, suggest
@@ -107,13 +109,20 @@ def suite_of(document: Mapping[str, Any]) -> Suite:
     """The suite that an evaluation document describes, built."""
     values = dict(document["suite_spec"] or {})
     known = kinds("suite")
-    if values.get("kind") not in known:
+    if not isinstance(values.get("kind"), str) or values["kind"] not in known:
         raise AssetError(
             f"the evaluation tells of a suite of kind {values.get('kind')!r}, which is not installed",
             code="R360",
             hint="install the package that offers it",
         )
-    spec = known[values["kind"]](**values)
+    try:
+        spec = known[values["kind"]](**values)
+    except ValidationError as error:
+        raise AssetError(
+            f"the evaluation tells of a suite that this vlarl does not understand: {error.errors()[0]['msg']}",
+            code="R360",
+            hint="use the version of vlarl that wrote it",
+        ) from error
     assert isinstance(spec, SuiteSpec)
     suite: Suite = build(spec)
     return suite

@@ -14,7 +14,7 @@ from vlarl.report_findings import Findings, is_study, study_findings
 from vlarl.report_page import page
 from vlarl.report_plain import run_csv, run_markdown
 from vlarl.report_study import study_page
-from vlarl.results_study_table import csv_text, markdown, points
+from vlarl.results_study_table import Row, csv_text, markdown, pairs_text, points
 from vlarl.results_text import sentence
 from vlarl.run.files import disk_errors, write_text
 from vlarl.run.folder import open_run
@@ -83,12 +83,17 @@ def _comparison(named: tuple[str | Path, ...], path: Path, chosen: Format, base:
             )
     found = comparison([open_run(one, base) for one in named], path.parent)
     told = [
-        f"{row.cell}: {points(row.difference, row.difference_interval)} points against {found.baseline}"
+        f"{row.cell}: {_difference_text(row)} against {found.baseline}"
         for row in found.table.rows
         if row.difference is not None
     ]
     ids = tuple(Path(run.run).name for run in found.runs)
     return _written(_findings_text(found, chosen), path, chosen, ids, "; ".join(told) or None)
+
+
+def _difference_text(row: Row) -> str:
+    assert row.difference is not None, "asked of rows that have one"
+    return f"{points(row.difference, row.difference_interval)} points {pairs_text(row)}".rstrip()
 
 
 def _study(folder: Path, path: Path, chosen: Format) -> Report:

@@ -1,50 +1,55 @@
-"""How the policy's actions spread before reinforcement learning and after, in a run's report: two heat maps."""
+"""How the policy's actions spread at step 0 and in the last evaluation, in a run's report: two heat maps."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
 
 import numpy as np
 
 from vlarl.report_charts import short_number
-from vlarl.run.coverage import SIDE, BeforeAndAfter, Coverage, before_and_after
+from vlarl.run.coverage import SIDE, BeforeAndAfter, Coverage
 
 _CELL, _LEFT, _TOP, _BOTTOM = 13, 34, 6, 34  # SVG units
 _PLANE = SIDE * _CELL
 _SHADES = 6  # of the legend
 
 
-def coverage_body(records: Sequence[Mapping[str, Any]]) -> str:
-    """Maps and words about the actions in iteration records; empty where these do not show them."""
-    found = before_and_after(records)
+NOT_KNOWN = "Not known: the actions of the evaluations at step 0 and at the end are not in this folder."
+
+
+def coverage_body(found: BeforeAndAfter | None) -> str:
+    """Maps and words about the actions of two evaluations, or that they are not known."""
     if found is None:
-        return ""
+        return f"<p>{escape(NOT_KNOWN)}</p>"
     highest = max(float(_shares(each).max()) for each in (found.before, found.after))
     maps = "".join(
-        f"<figure>{_map(each, highest, name)}<figcaption><b>{name}</b>: {100 * each.share:.1f}% in use<br>"
-        f"{escape(_caption(which, each, found.iterations))}</figcaption></figure>"
-        for name, which, each in (
-            ("before RL", "the first", found.before),
-            ("after RL", "the last", found.after),
-        )
+        f"<figure>{_map(each, highest, name)}<figcaption><b>{escape(name)}</b>: {100 * each.share:.1f}% in use<br>"
+        f"{each.num_actions:,} actions</figcaption></figure>"
+        for name, each in (("at step 0", found.before), (f"after {found.iteration} iterations", found.after))
     )
     words = (
-        f"Before reinforcement learning the policy used <b>{100 * found.before.share:.1f}%</b> of the plane of x and y "
-        f"commands, after it <b>{100 * found.after.share:.1f}%</b>."
+        f"On the same {found.episodes:,} held-out episodes the {_policy(found)} used "
+        f"<b>{100 * found.before.share:.1f}%</b> of the plane of x and y commands at step 0, and "
+        f"<b>{100 * found.after.share:.1f}%</b> after {found.iteration} iterations."
     )
     return f'<p>{words}</p><p class="note">{_note()}</p><div class="maps">{maps}</div>{_legend(highest)}'
 
 
-def coverage_sentence(found: BeforeAndAfter) -> str:
+def coverage_sentence(found: BeforeAndAfter | None) -> str:
     """The same as one line of text."""
+    if found is None:
+        return NOT_KNOWN
     before, after = found.before, found.after
     return (
-        f"Share of the plane of x and y commands in use: {100 * before.share:.1f} % over {before.num_actions:,} "
-        f"actions before reinforcement learning, {100 * after.share:.1f} % over {after.num_actions:,} after."
+        f"Share of the plane of x and y commands that the {_policy(found)} used on the same {found.episodes:,} "
+        f"held-out episodes: {100 * before.share:.1f} % over {before.num_actions:,} actions at step 0, "
+        f"{100 * after.share:.1f} % over {after.num_actions:,} after {found.iteration} iterations."
     )
+
+
+def _policy(found: BeforeAndAfter) -> str:
+    return "greedy policy" if found.temperature is None else f"policy, sampled at temperature {found.temperature:g},"
 
 
 def _note() -> str:
@@ -52,13 +57,8 @@ def _note() -> str:
         "Every action moves the arm by a command in x and one in y, each from −1 to 1. The plane of the two is cut "
         f"into {SIDE} × {SIDE} cells; the fuller a cell's colour, the larger the share of actions in it. The share in "
         f"use is 100% when all cells get equally many actions and {100 / SIDE**2:.1f}% when one cell gets them all "
-        f"(the exponential of the entropy over cells, divided by {SIDE**2}). Actions are those sampled in rollouts."
+        f"(the exponential of the entropy over cells, divided by {SIDE**2})."
     )
-
-
-def _caption(which: str, coverage: Coverage, iterations: int) -> str:
-    over = f"{which} iteration" if iterations == 1 else f"{which} {iterations} iterations"
-    return f"{coverage.num_actions:,} actions of {over}"
 
 
 def _shares(coverage: Coverage) -> np.ndarray:
@@ -74,7 +74,7 @@ def _opacity(share: float, highest: float) -> float:
 
 def _map(coverage: Coverage, highest: float, name: str) -> str:
     width, height = _LEFT + _PLANE + 8, _TOP + _PLANE + _BOTTOM
-    label = f"Actions {name}: x command to the right, y command upwards"
+    label = escape(f"Actions {name}: x command to the right, y command upwards", quote=True)
     parts = [
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{label}">',
         f'<rect class="empty" x="{_LEFT}" y="{_TOP}" width="{_PLANE}" height="{_PLANE}"/>',

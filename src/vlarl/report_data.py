@@ -13,6 +13,7 @@ from vlarl.results import RESUMABLE_PROTOCOL, Comparison, Document, comparable, 
 from vlarl.results_gpus import num_gpus
 from vlarl.results_text import subject
 from vlarl.run import manifest as manifests
+from vlarl.run.coverage import BeforeAndAfter, before_and_after, is_trained
 from vlarl.run.events import ITERATION, read_events
 from vlarl.run.folder import RunFolder
 
@@ -43,6 +44,7 @@ class ReportData:
     evaluations: tuple[Document, ...]  # comparable with one another, by iteration
     others: tuple[Document, ...]  # of another protocol, decoding or policy
     comparison: Comparison | None  # first against last evaluation
+    coverage: BeforeAndAfter | None  # of actions in these two, where they are on disk
     clips: tuple[Clip, ...]
     clips_left_out: int
     warnings: tuple[tuple[int, str], ...]  # iteration, text
@@ -53,6 +55,11 @@ class ReportData:
         """The evaluation before any update."""
         first = self.evaluations[0] if self.evaluations else None
         return first if first is not None and first["iteration"] == 0 else None
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether there are evaluations at step 0 and later."""
+        return is_trained(self.evaluations)
 
     @property
     def last(self) -> Document | None:
@@ -79,7 +86,7 @@ def gather(folder: RunFolder) -> ReportData:
     events = read_events(folder.events)
     clips, left_out = _clips(folder)
     manifest = manifests.read(folder)
-    recipe = folder.resolved_recipe.read_text() if folder.resolved_recipe.is_file() else None
+    recipe = folder.resolved_recipe.read_text(errors="replace") if folder.resolved_recipe.is_file() else None
     return ReportData(
         run=folder.id,
         name=folder.name,
@@ -89,6 +96,7 @@ def gather(folder: RunFolder) -> ReportData:
         evaluations=evaluations,
         others=others,
         comparison=_compared(evaluations),
+        coverage=before_and_after(folder.evaluations, evaluations),
         clips=clips,
         clips_left_out=left_out,
         warnings=_warnings(events),
@@ -163,7 +171,8 @@ def _clips(folder: RunFolder) -> tuple[tuple[Clip, ...], int]:
     spent = left_out = 0
     for row in (row for row in rows if (row["iteration"] or 0) == latest):
         path = folder.videos / Path(row["file"]).name
-        size = path.stat().st_size if path.is_file() else None
+        # A link could put any file of this machine into the page.
+        size = path.stat().st_size if path.is_file() and not path.is_symlink() else None
         if size is None or spent + size > VIDEO_BUDGET:
             left_out += 1
             continue

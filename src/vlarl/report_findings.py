@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ class Findings:
     states: Mapping[str, str] = field(default_factory=dict)  # place of a run -> its state, where it is another one
     num_wanted: int
     missing: int = 0  # runs that have not begun
-    changes: Mapping[str, tuple[str, ...]]  # cell -> values of the recipe that it changes
+    shared: tuple[str, ...] = ()  # values of the recipe that all cells change alike
+    changes: Mapping[str, tuple[str, ...]]  # cell -> those that it changes beside
     sources: tuple[tuple[str, str], ...]  # (name, text) for the provenance
     folder: Path  # that the places of runs are relative to
 
@@ -50,6 +51,8 @@ def study_findings(folder: Path) -> Findings:
     document = read_results(folder / RESULTS)
     runs = runs_of(document)
     begun = {(run.cell, run.seed) for run in runs}
+    overrides = {name: tuple(cell["overrides"]) for name, cell in document["cells"].items()}
+    shared = _shared(list(overrides.values()))
     wanted = [(name, seed) for name, cell in document["cells"].items() for seed in cell["seeds"]]
     return Findings(
         kind="study",
@@ -60,10 +63,18 @@ def study_findings(folder: Path) -> Findings:
         runs=runs,
         num_wanted=len(wanted),
         missing=sum(each not in begun for each in wanted),
-        changes={name: tuple(cell["overrides"]) for name, cell in document["cells"].items()},
+        shared=shared,
+        changes={name: tuple(one for one in own if one not in shared) for name, own in overrides.items()},
         sources=(("recipe", document["recipe"]), ("study file", f"sha256 {document['study_sha256']}")),
         folder=folder,
     )
+
+
+def _shared(overrides: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """What all have; nothing where there is one alone."""
+    if len(overrides) < 2:
+        return ()
+    return tuple(one for one in overrides[0] if all(one in other for other in overrides[1:]))
 
 
 def spec_of(document: Mapping[str, Any]) -> StudySpec:

@@ -42,7 +42,7 @@ def page(data: ReportData) -> str:
         _clips(data),
         rewards(data),
         learning(data),
-        _section_of("Spread of actions", coverage_body(data.iterations)),
+        _section_of("Spread of actions", coverage_body(data.coverage) if data.is_trained else ""),
         _section_of("Curriculum", curriculum_body(data.iterations)),
         _time(data),
         provenance(data),
@@ -111,7 +111,8 @@ def _headline(data: ReportData) -> str:
         alarm = " alarm" if below_baseline(data.comparison) else ""
     best = data.best
     if best is not None and best["overall"]["successes"] > last["overall"]["successes"]:
-        words += f" The best evaluation came after {best['iteration']} iterations: {counts_text(best['overall'])}."
+        came = f"The best evaluation came after {best['iteration']} iterations: {counts_text(best['overall'])}."
+        words += f" {escape(came)}"
     body = f'<div class="headline">{figures}</div><p class="sentence">{words}</p>{_protocol(last)}'
     return section("", body, css=alarm)
 
@@ -183,7 +184,7 @@ def _task_row(
         css = ("good" if pair.difference > 0 else "bad") if pair.significant else "muted"
         cells += (
             f'<td class="number"><span class="{css}">{100 * pair.difference:+.1f}</span>'
-            f'<span class="sub">p {p_text(pair.p_value)}</span></td>'
+            f'<span class="sub">p {escape(p_text(pair.p_value))}</span></td>'
         )
     rows = [
         (css, row["successes"] / max(1, row["episodes"]), row["low"], row["high"])
@@ -199,7 +200,7 @@ def _task_row(
 
 def _count_cell(counts: Mapping[str, Any]) -> str:
     k, n, errors = counts["successes"], counts["episodes"], counts["errors"]
-    failed = f', <span class="bad">{errors} errored</span>' if errors else ""
+    failed = f', <span class="bad">{escape(str(errors))} errored</span>' if errors else ""
     return (
         f'<td class="number">{k}/{n}{failed}'
         f'<span class="sub"><span>{100 * k / n:.1f}%</span> '

@@ -14,7 +14,6 @@ from vlarl.report_page import facts
 from vlarl.report_provenance import provenance_rows
 from vlarl.results import Document
 from vlarl.results_text import count_cells, difference_cells, interval_text, sentence
-from vlarl.run.coverage import before_and_after
 
 _COLUMNS = ("iteration", "env_steps", "task", "k", "n", "rate", "low", "high")
 
@@ -85,8 +84,7 @@ def _task_row(
 
 
 def _spread(data: ReportData) -> list[str]:
-    found = before_and_after(data.iterations)
-    return ["## Spread of actions", coverage_sentence(found)] if found else []
+    return ["## Spread of actions", coverage_sentence(data.coverage)] if data.is_trained else []
 
 
 def _when(document: Document) -> str:

@@ -7,20 +7,24 @@ from html import escape
 from pathlib import Path
 
 from vlarl import __version__
-from vlarl.intervals import Interval, wilson
+from vlarl.intervals import Interval
 from vlarl.report_charts import Series, interval_picture
 from vlarl.report_findings import Findings
 from vlarl.report_html import head, html_page, legend, seconds_text, section
 from vlarl.report_study_charts import Axis, chart, colour, curves
 from vlarl.results_study import RunResult
 from vlarl.results_study_coverage import SeedMean
+from vlarl.results_study_numbers import alike, success_interval
 from vlarl.results_study_table import (
     COVERAGE_COLUMNS,
     COVERAGE_NOTE,
     Row,
     columns,
+    coverage_unknown,
+    pairs_text,
     paper_text,
     ratio_lines,
+    settle_text,
 )
 from vlarl.results_study_table import legend as table_legend
 from vlarl.results_text import interval_text
@@ -115,12 +119,13 @@ def _cell_row(position: int, row: Row, names: Sequence[str]) -> str:
 def _lines(row: Row) -> Iterator[tuple[str, list[str]]]:
     """(column, lines of its cell), what matters most first."""
     yield "seeds", [f"{row.seeds}" if row.seeds == row.of_seeds else f"{row.seeds} of {row.of_seeds}"]
-    yield "success", [f"{row.k}/{row.n}" if row.n else "–", _between(row.pooled)]
+    yield "success", [f"{row.k}/{row.n}" if row.n else "–"]
     yield "mean over seeds", [_share(row.mean), _between(row.mean_interval)]
     yield "IQM", [_share(row.iqm), _between(row.iqm_interval)]
-    settle = f"{row.seeds_to_settle} seeds to settle" if row.seeds_to_settle else ""
     difference = "–" if row.difference is None else f"{100 * row.difference:+.1f}"
-    yield "difference", [difference, _between(row.difference_interval, signed=True), settle]
+    between = _between(row.difference_interval, signed=True)
+    settle = settle_text(row).partition(": ")  # two lines: what has no number is too wide for one
+    yield "difference", [difference, between, pairs_text(row), "".join(settle[:2]).strip(), settle[2]]
     yield "steps to threshold", ratio_lines(row)
     yield "paper", [paper_text(row.paper) or "–"]
 
@@ -138,8 +143,9 @@ def _between(interval: Interval | None, *, signed: bool = False) -> str:
 
 
 def _verdict(row: Row) -> str:
+    """A single pair says nothing of other seeds, so that there is none."""
     interval = row.difference_interval
-    if interval is None or interval.low <= 0.0 <= interval.high:
+    if interval is None or row.holds_zero or row.pairs < 2:
         return "muted"
     return "good" if interval.low > 0.0 else "bad"
 
@@ -160,7 +166,10 @@ def _curves(found: Findings, axis: Axis) -> str:
     if not drawn[0][1]:
         return ""
     charts = "".join(f'<div class="{css}">{svg}</div>' for css, svg in drawn)
-    note = "Mean over seeds of held-out success, with a 95 % bootstrap band over seeds and episodes."
+    note = (
+        "Mean over seeds of held-out success, with a 95 % band over seeds and init states, as in the table; over the "
+        "episodes alone where there is one seed."
+    )
     return section(_TITLES[axis], f'<p class="note">{note}{_NOTES[axis]}</p>{_legend(series)}{charts}')
 
 
@@ -180,18 +189,21 @@ def _pairs(found: Findings) -> str:
     charts = []
     for name in names:
         series = curves(names, found.runs, "env_steps", only=(baseline, name))
-        if name != baseline and any(one.name == name for one in series):
+        if name != baseline and curves(names, found.runs, "env_steps", only=(name,)):
             drawn = chart(series, "env_steps", 320, 190, label=f"{name} against {baseline}")
             if drawn:
                 charts.append(f"<div><h3>{escape(name)}</h3>{drawn}</div>")
     if not charts:
         return ""
-    return section(f"Each {_cell_word(found)} against {baseline}", f'<div class="small">{"".join(charts)}</div>')
+    swatches = _legend(curves(names, found.runs, "env_steps"))
+    return section(
+        f"Each {_cell_word(found)} against {baseline}", f'{swatches}<div class="small">{"".join(charts)}</div>'
+    )
 
 
 def _tasks(found: Findings) -> str:
     """Success by task and cell, over all seeds."""
-    done = {name: own for name in found.cells if (own := found.counted(name))}
+    done = {name: own for name in found.cells if (own := alike(found.counted(name))[0])}
     tasks = list(dict.fromkeys(task for own in done.values() for run in own for task in run.outcomes))
     if not tasks:
         return ""
@@ -200,22 +212,29 @@ def _tasks(found: Findings) -> str:
     for task in tasks:
         counts = (_task_cell([run.outcomes.get(task, "") for run in own]) for own in done.values())
         rows += f"<tr><td>{escape(task)}</td>{''.join(counts)}</tr>"
-    note = "Last evaluation, over all seeds, with Wilson 95 % intervals, which cover the choice of episodes alone."
+    note = (
+        "Last evaluation, over all seeds, with 95 % intervals of the mean over seeds and init states, as in the table; "
+        "with one seed Wilson's, which cover the choice of episodes alone. Not corrected for the number of tasks."
+    )
     table = f"<table><thead><tr><th>task</th>{head}</tr></thead><tbody>{rows}</tbody></table>"
     return section("Tasks", f'<p class="note">{note}</p><div class="scroll">{table}</div>')
 
 
 def _task_cell(marks: Sequence[str]) -> str:
+    """Of the outcomes of one task, a string a seed."""
     k, n = "".join(marks).count("1"), len("".join(marks))
     if not n:
         return '<td class="number">–</td>'
-    return f'<td class="number">{k}/{n}<span class="sub">{_between(wilson(k, n))}</span></td>'
+    between = _between(success_interval([{"": each} for each in marks]))
+    return f'<td class="number">{k}/{n}<span class="sub">{between}</span></td>'
 
 
 def _coverage(found: Findings) -> str:
-    """How much of the plane of actions is in use, before and after."""
+    """How much of the plane of actions is in use, at step 0 and in the end."""
+    unknown = coverage_unknown(found.table)
+    told = f"<p>{_emphasised(unknown)}</p>" if unknown else ""
     if not found.table.coverage:
-        return ""
+        return section("Spread of actions", told) if told else ""
     names = [_cell_word(found), *COVERAGE_COLUMNS[1:]]
     titles = "".join(f'<th class="{"number" if at else ""}">{escape(name)}</th>' for at, name in enumerate(names))
     rows = "".join(
@@ -225,7 +244,7 @@ def _coverage(found: Findings) -> str:
     )
     body = f"<table><thead><tr>{titles}</tr></thead><tbody>{rows}</tbody></table>"
     note = f'<p class="note">{escape(COVERAGE_NOTE)}</p>'
-    return section("Spread of actions", f'{note}<div class="scroll">{body}</div>')
+    return section("Spread of actions", f'{note}<div class="scroll">{body}</div>{told}')
 
 
 def _mean(mean: SeedMean, *, signed: bool = False) -> str:
@@ -247,22 +266,24 @@ def _run_row(found: Findings, run: RunResult) -> str:
     report = Path(run.run) / "report.html"
     name = escape(run.cell)
     if (found.folder / report).is_file():
-        name = f'<a href="{escape(report.as_posix(), quote=True)}">{name}</a>'
+        name = f'<a href="./{escape(report.as_posix(), quote=True)}">{name}</a>'
     if found.kind == "comparison":
         name += f'<span class="sub">{escape(Path(run.run).name)}</span>'
     last = run.evaluations[-1] if run.evaluations else None
     count = f"{last.k}/{last.n}" if last else "–"
     iteration = str(last.iteration) if last else "–"
-    cells = f"<td>{name}</td><td>{run.seed}</td><td>{found.state(run)}</td>"
+    cells = f"<td>{name}</td><td>{escape(str(run.seed))}</td><td>{escape(found.state(run))}</td>"
     for value in (count, iteration, f"{run.env_steps:,}", f"{run.seconds / 60:.1f}"):
-        cells += f'<td class="number">{value}</td>'
-    return f"<tr>{cells}<td><code>{(run.chain or '–')[:12]}</code></td></tr>"
+        cells += f'<td class="number">{escape(value)}</td>'
+    return f"<tr>{cells}<td><code>{escape((run.chain or '–')[:12])}</code></td></tr>"
 
 
 def _provenance(found: Findings) -> str:
     entries = [*found.sources, ("code", ", ".join(sorted({run.code for run in found.runs})) or "–")]
     listed = "".join(f"<dt>{escape(key)}</dt><dd><code>{escape(value)}</code></dd>" for key, value in entries)
-    text = "\n".join(line for name in found.cells for line in (name, *(f"    {one}" for one in found.changes[name])))
+    shared = [(f"all {_cell_word(found)}s", found.shared)] if found.shared else []
+    listed_changes = [*shared, *((name, found.changes[name]) for name in found.cells)]
+    text = "\n".join(line for name, own in listed_changes for line in (name, *(f"    {one}" for one in own)))
     against = "" if found.kind == "study" else f", against {found.baseline}"
     summary = escape(f"what each {_cell_word(found)} changes{against}")
     details = f"<details><summary>{summary}</summary><pre>{escape(text)}</pre></details>"

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 from importlib.resources import files
 from typing import Literal
 
 import numpy as np
 
-from vlarl import seeding
-from vlarl.intervals_bootstrap import mean_interval
 from vlarl.report_charts import Frame, Series, line_chart, percent, short_number
 from vlarl.results_study import Point, RunResult
+from vlarl.results_study_numbers import alike, point_interval
 
 Axis = Literal["env_steps", "minutes", "gpu_hours"]
 LABELS = {
@@ -35,37 +35,45 @@ def style() -> str:
 
 
 def cell_series(cell: str, css: str, runs: Sequence[RunResult], axis: Axis) -> Series | None:
-    """Mean success over seeds at each evaluation that all of them have, with a 95 % bootstrap band.
+    """Mean success over seeds at each evaluation that all of them have, with a 95 % band as in the table.
 
     Over GPU-hours: of the runs that computed on GPUs.
     """
-    own = [run for run in runs if run.cell == cell and run.evaluations and (axis != "gpu_hours" or run.num_gpus)]
-    own = [run for run in own if run.state == "done"] or own
+    own = _drawn(cell, runs, axis)
     if not own:
         return None
     by_iteration = [{point.iteration: point for point in run.evaluations} for run in own]
     shared = sorted(set.intersection(*(set(points) for points in by_iteration)))
     columns = [[points[iteration] for points in by_iteration] for iteration in shared]
-    bands = [_band(points) for points in columns]
+    bands = [point_interval(points) for points in columns]
     return Series(
         name=cell,
         css=css,
         x=[float(np.mean([_place(*pair, axis) for pair in zip(own, points, strict=True)])) for points in columns],
         y=[float(np.mean([point.rate for point in points])) for points in columns],
-        low=[low for low, _ in bands],
-        high=[high for _, high in bands],
+        low=[band.low for band in bands],
+        high=[band.high for band in bands],
         titles=[_title(cell, points) for points in columns],
     )
 
 
+def _drawn(cell: str, runs: Sequence[RunResult], axis: Axis) -> list[RunResult]:
+    """Those of the table; while none is done, what there is."""
+    own = [run for run in runs if run.cell == cell and run.evaluations and (axis != "gpu_hours" or run.num_gpus)]
+    return alike([run for run in own if run.state == "done"] or own)[0]
+
+
 def curves(cells: Sequence[str], runs: Sequence[RunResult], axis: Axis, only: Sequence[str] = ()) -> list[Series]:
-    """Of all cells or some, in the colours that they have in the table."""
-    found = (
-        cell_series(cell, colour(position), runs, axis)
-        for position, cell in enumerate(cells)
-        if not only or cell in only
-    )
-    return [one for one in found if one is not None]
+    """Of all cells or some, in the colours that they have in the table; with the number of seeds where that differs."""
+    counts = {cell: len(own) for cell in cells if (own := _drawn(cell, runs, axis))}
+    differ = len(set(counts.values())) > 1
+    found = []
+    for position, cell in enumerate(cells):
+        one = cell_series(cell, colour(position), runs, axis) if not only or cell in only else None
+        if one is not None:
+            seeds = f" ({counts[cell]} seed{'s' * (counts[cell] > 1)})" if differ else ""
+            found.append(replace(one, name=f"{cell}{seeds}"))
+    return found
 
 
 def chart(series: Sequence[Series], axis: Axis, width: int, height: int, *, label: str) -> str:
@@ -114,12 +122,6 @@ def _place(run: RunResult, point: Point, axis: Axis) -> float:
     if axis == "env_steps":
         return point.env_steps
     return point.seconds / 60 if axis == "minutes" else run.num_gpus * point.seconds / 3600
-
-
-def _band(points: Sequence[Point]) -> tuple[float, float]:
-    k, n = (np.array([[getattr(point, name)] for point in points]) for name in ("k", "n"))
-    interval = mean_interval(k, n, seeding.generator(0, "bootstrap", "curve"))
-    return interval.low, interval.high
 
 
 def _title(cell: str, points: Sequence[Point]) -> str:

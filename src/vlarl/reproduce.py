@@ -6,7 +6,6 @@ compare every link as soon as it is there.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
@@ -20,6 +19,8 @@ from vlarl.assembly import build_suite
 from vlarl.assembly_manifest import intent_of, suite_assets
 from vlarl.errors import DriftError, Stopped, UsageError
 from vlarl.recipe.load import LoadedRecipe
+from vlarl.recipe.paths import expanded
+from vlarl.recipe.write import json_text
 from vlarl.reproduce_certificate import WHOLE, Certificate, Compared, certificate_text
 from vlarl.reproduce_chain import RECIPE, Drift, drift_between, evaluation_drift, start_drift
 from vlarl.reproduce_here import Difference, differences, unrecorded
@@ -49,7 +50,7 @@ class Order:
 
     @property
     def folder(self) -> Path:
-        return (self.out or self.runs / "reproduced").expanduser()
+        return expanded(self.out or self.runs / "reproduced")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,7 +311,7 @@ def _cache(reference: Reference, order: Order) -> Iterator[tuple[LoadedRecipe, b
         yield repeated_recipe(reference, order.overrides), False
         return
     with tempfile.TemporaryDirectory(prefix=".cache-", dir=order.folder) as cache:
-        own = f"run.cache={json.dumps(str(Path(cache).resolve()), ensure_ascii=False)}"
+        own = f"run.cache={json_text(str(Path(cache).resolve()))}"
         yield repeated_recipe(reference, (*order.overrides, own)), True
 
 

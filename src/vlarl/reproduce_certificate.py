@@ -127,6 +127,9 @@ def _facts(done: Certificate) -> list[tuple[str, str]]:
         ("machine then", _machine(then)),
         ("machine here", _machine(here)),
     ]
+    for stretch in then.get("resumed") or ():
+        if other := stretch.get("here"):
+            facts.append(("resumed", f"after {stretch['iteration']} iterations, with another {' and '.join(other)}"))
     if done.chain[1] is not None:
         facts.append(("last link compared", f"{done.chain[0]} then, {done.chain[1]} here"))
     if done.repetition is not None:

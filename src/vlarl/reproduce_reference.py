@@ -11,6 +11,7 @@ from typing import Any
 from vlarl.digest import GENESIS, chain_link, json_digest
 from vlarl.errors import AssetError, RecipeError
 from vlarl.recipe.load import LoadedRecipe, load_recipe
+from vlarl.recipe.paths import expanded
 from vlarl.recipe.schema import hashed_values, leaves
 from vlarl.recipe.text import parse, plain
 from vlarl.results import comparable, read_document
@@ -100,7 +101,7 @@ def read_reference(run: str, runs: Path) -> Reference:
 
     AssetError: R301, R302, R330 not a run; R366 no chain or recipe in it; R368 it contradicts itself or the manifest.
     """
-    path = Path(run).expanduser()
+    path = expanded(run)
     folder = RunFolder(path) if (path / "manifest.json").is_file() else open_run(run, runs)
     published = not folder.events.is_file()
     manifest = manifests.read(folder)
@@ -115,10 +116,13 @@ def read_reference(run: str, runs: Path) -> Reference:
                 hint="name a run that did an iteration, or a whole folder that tools/publish_run.py wrote",
             )
     reference = Reference(folder=folder, published=published, manifest=manifest, links=links)
-    contradiction = _contradiction(reference)
+    try:
+        contradiction = _contradiction(reference)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        contradiction = f"manifest.json is not what a run writes ({type(error).__name__}: {error})"
     if contradiction is not None:
         raise AssetError(
-            f"the record of run {reference.id} contradicts itself: {contradiction}",
+            f"the record in {folder.path.name} contradicts itself: {contradiction}",
             code="R368",
             place=str(source),
             hint="the file was changed or damaged after the run; restore it from a copy",
@@ -144,6 +148,8 @@ def _contradiction(reference: Reference) -> str | None:
 
     A run that the regression guard rolled back has one more link there, without an event of its own.
     """
+    if not isinstance(reference.manifest["run"], str) or not isinstance(reference.manifest["recipe"]["digest"], str):
+        return "manifest.json does not name the run and its recipe"
     start = reference.start
     if start:
         record = {name: value for name, value in start.items() if name != "chain"}

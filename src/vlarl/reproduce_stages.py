@@ -15,6 +15,7 @@ from vlarl.assembly import build_parts, build_suite
 from vlarl.digest import array_digest, json_digest
 from vlarl.errors import AssetError, DriftError, UsageError
 from vlarl.policies.protocol import Critic, Policy, Sampled
+from vlarl.recipe.paths import expanded
 from vlarl.recipe.schema import Recipe
 from vlarl.recorder import parameters_digest, restore
 from vlarl.registry import build
@@ -321,7 +322,7 @@ def _updated(reference: Reference, recipe: Recipe, iteration: int) -> Drift | No
         raise not_kept(reference, folder, _HINT.format("run.keep"))
     else:
         if recipe.imitation is not None:
-            warm_start(parts.policy, recipe, parts.suite, Path(recipe.run.cache).expanduser())
+            warm_start(parts.policy, recipe, parts.suite, expanded(recipe.run.cache))
         known = reference.start.get("parameters")
         if known is not None and known != parameters_digest(parts):
             return Drift(iteration=None, stage=WARM_START, note="the weights that the update begins with")

@@ -17,6 +17,8 @@ import numpy as np
 from vlarl.digest import json_digest
 from vlarl.errors import AssetError
 from vlarl.intervals import PairedComparison, paired, wilson
+from vlarl.results_shape import misshapen
+from vlarl.run.documents import read_json
 from vlarl.run.files import disk_errors, write_bytes, write_text
 from vlarl.types import EpisodeSpec, Task, Trial
 
@@ -180,6 +182,7 @@ def write(document: Document, trials: Sequence[Trial], folder: Path, name: str |
     from safetensors.numpy import save
 
     name = name or label(document)
+    assert Path(name).name == name, "a file's name and no path"
     actions = [trial.actions.astype(np.float32).reshape(-1, 7) for trial in trials]
     arrays = {
         "actions": np.ascontiguousarray(np.concatenate(actions)),  # (sum of lengths, 7)
@@ -205,7 +208,7 @@ def document_text(document: Document) -> str:
 def read_document(path: Path, schema: str = SCHEMA) -> dict[str, Any]:
     """A document of that schema; AssetError (R360) when it is missing, damaged or of another kind."""
     try:
-        found = json.loads(path.read_text())
+        found = read_json(path)
     except (OSError, ValueError) as error:
         raise _unreadable(path, str(error)) from error
     stated = found.get("schema") if isinstance(found, dict) else None
@@ -213,6 +216,9 @@ def read_document(path: Path, schema: str = SCHEMA) -> dict[str, Any]:
         raise _unreadable(path, "it is one shard of it", hint="put all shards together with `vlarl merge`")
     if stated != schema:
         raise _unreadable(path, f"its schema is {stated!r}, not {schema!r}")
+    wrong = misshapen(found)
+    if wrong is not None:
+        raise _unreadable(path, wrong)
     return dict(found)
 
 
@@ -227,9 +233,10 @@ def read(path: Path, schema: str = SCHEMA) -> Stored:
         arrays = load_file(arrays_path)
         actions, lengths = arrays["actions"], arrays["lengths"]
         ends = np.cumsum(lengths)
-        if lengths.tolist() != [row["length"] for row in found["episodes"]] or int(ends[-1]) != len(actions):
+        told = [row["length"] for row in found["episodes"]]
+        if lengths.tolist() != told or actions.shape != (sum(told), 7) or actions.dtype != np.float32:
             raise _unreadable(arrays_path, f"it does not belong to {path.name}")
-    except (OSError, SafetensorError, KeyError, IndexError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise _unreadable(arrays_path, str(error)) from error
     order = {task["name"]: index for index, task in enumerate(found["protocol"]["tasks"])}
     trials = tuple(

@@ -23,6 +23,7 @@ import numpy as np
 from vlarl.digest import canonical_json, json_digest
 from vlarl.errors import AssetError, EnvironmentUnusable
 from vlarl.results import SHARD_SCHEMA, Document, is_sound, label, policy_settings, read, read_document, settings
+from vlarl.run.documents import parse_json
 from vlarl.run.files import disk_errors, lock_refused, sync_folder
 from vlarl.types import EpisodeSpec, Task, Trial
 
@@ -253,5 +254,5 @@ def _facts(task: Mapping[str, Any]) -> str:
 
 def _json(line: bytes) -> Any:
     with suppress(ValueError, binascii.Error):
-        return json.loads(line)
+        return parse_json(line)
     return None

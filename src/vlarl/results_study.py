@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import fcntl
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import TypeAdapter
 
 from vlarl.digest import json_digest
 from vlarl.errors import AssetError, DriftError
@@ -19,6 +20,7 @@ from vlarl.results_gpus import num_gpus
 from vlarl.run import manifest
 from vlarl.run.checkpoint import iterations
 from vlarl.run.coverage import before_and_after
+from vlarl.run.documents import read_object
 from vlarl.run.events import ITERATION, read_events
 from vlarl.run.files import disk_errors, lock_refused, write_json
 from vlarl.run.folder import RunFolder, find_runs
@@ -38,6 +40,7 @@ class Point:
     seconds: float  # of collecting and updating until then
     k: int
     n: int
+    outcomes: Mapping[str, str] | None = None  # as of a run; earlier versions did not keep them
 
     @property
     def rate(self) -> float:
@@ -62,7 +65,7 @@ class RunResult:
     protocol_digest: str | None
     evaluations: tuple[Point, ...]
     outcomes: Mapping[str, str]
-    coverage: tuple[float, float] | None = None  # share of the plane of actions in use before RL and after
+    action_shares: tuple[float, float] | None = None  # of the plane of actions in use, at step 0 and in the end
     num_gpus: int = 0  # that it computed on
 
     @property
@@ -182,7 +185,7 @@ def run_result(
     described = manifest.read(run)
     records = [record for record in read_events(run.events) if record["kind"] == ITERATION]
     last = documents[-1] if documents else None
-    spread = before_and_after(records)
+    spread = before_and_after(run.evaluations, documents)
     return RunResult(
         cell=cell,
         seed=recipe.seed,
@@ -194,7 +197,7 @@ def run_result(
         protocol_digest=last["protocol_digest"] if last else None,
         evaluations=tuple(_points(records, documents)),
         outcomes=_outcomes(last) if last else {},
-        coverage=(spread.before.share, spread.after.share) if spread else None,
+        action_shares=(spread.before.share, spread.after.share) if spread else None,
         num_gpus=num_gpus(described, recipe.model_dump(mode="json")),
     )
 
@@ -208,6 +211,7 @@ def _points(records: Sequence[Mapping[str, Any]], documents: Sequence[Document])
             seconds=round(sum(float(record["ledger"]["total_seconds"]) for record in before), 1),
             k=document["overall"]["successes"],
             n=document["overall"]["episodes"],
+            outcomes=_outcomes(document),
         )
 
 
@@ -257,9 +261,10 @@ def write_results(document: Mapping[str, Any], path: Path) -> None:
 def read_results(path: Path) -> dict[str, Any]:
     """The document of a study; AssetError (R360) when it is missing, damaged or of another kind."""
     try:
-        found = json.loads(path.read_text())
+        found = read_object(path)
         if found["schema"] != SCHEMA:
             raise ValueError(f"its schema is {found['schema']!r}, not {SCHEMA!r}")
+        runs_of(found)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise AssetError(
             f"{path.name} holds no results of a study: {error}",
@@ -271,14 +276,18 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def runs_of(document: Mapping[str, Any]) -> tuple[RunResult, ...]:
-    """Of results written by this version or an earlier one, which did not keep coverage and GPUs."""
+    """Of results written by this version or an earlier one, which kept less."""
     return tuple(_run_of(run) for run in document["runs"])
 
 
 def _run_of(run: Mapping[str, Any]) -> RunResult:
-    coverage = run.get("coverage")
-    points = tuple(Point(**point) for point in run["evaluations"])
-    return RunResult(**{**run, "evaluations": points, "coverage": tuple(coverage) if coverage else None})
+    # What an earlier version called coverage was counted over rollouts, which are not comparable.
+    kept = {name: value for name, value in run.items() if name != "coverage"}
+    shares = run.get("action_shares")
+    return _RUN.validate_python({**kept, "action_shares": shares or None})
+
+
+_RUN = TypeAdapter(RunResult)
 
 
 @contextmanager

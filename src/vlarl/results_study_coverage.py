@@ -1,4 +1,4 @@
-"""How much of the plane of actions the policies of a study use before RL and after, by cell."""
+"""How much of the plane of actions the policies of a study use at step 0 and in the end, by cell."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class CoverageRow:
     """Shares of the plane of actions in one cell."""
 
     cell: str
-    seeds: int  # of finished runs that counted their actions
+    seeds: int  # of finished runs whose actions are known
     before: SeedMean
     after: SeedMean
     change: SeedMean
 
 
 def coverage_rows(done: Mapping[str, Sequence[RunResult]]) -> tuple[CoverageRow, ...]:
-    """One row a cell, in their order; cells whose runs counted no actions are left out. ``done``: finished runs."""
-    rows = (_row(cell, [run.coverage for run in runs if run.coverage is not None]) for cell, runs in done.items())
+    """One row a cell, in their order; cells of whose runs none is known are left out. ``done``: finished runs."""
+    rows = (_row(cell, [run.action_shares for run in runs if run.action_shares]) for cell, runs in done.items())
     return tuple(row for row in rows if row is not None)
 
 

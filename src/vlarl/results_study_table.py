@@ -10,20 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from vlarl import seeding
-from vlarl.intervals import Interval, wilson
-from vlarl.intervals_bootstrap import (
-    difference_interval,
-    interquartile_interval,
-    interquartile_mean,
-    mean_interval,
-    mean_rate,
-    ratio_interval,
-    seeds_to_settle,
-)
+from vlarl.intervals import Interval
 from vlarl.recipe.specs.study import StudySpec, ThresholdSpec
 from vlarl.results_study import RunResult
 from vlarl.results_study_coverage import CoverageRow, coverage_rows
+from vlarl.results_study_numbers import Times, alike, difference, levels, ratio
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +26,6 @@ class Row:
     of_seeds: int  # that the study asks for
     k: int  # successes of the last evaluations, over all seeds
     n: int
-    pooled: Interval | None  # Wilson: covers the choice of episodes, not that of seeds
     mean: float | None  # over seeds
     mean_interval: Interval | None
     iqm: float | None  # over seeds x tasks
@@ -43,15 +33,22 @@ class Row:
     pairs: int  # seeds shared with the baseline
     difference: float | None  # to the baseline
     difference_interval: Interval | None
-    seeds_to_settle: int | None  # where the difference's interval holds zero
+    seeds_to_settle: int | None  # where the difference's interval holds zero and there is enough to say
     times: Mapping[int, int] | None  # seed -> env steps until the threshold, the budget where it was not reached
     censored: int  # runs that did not reach it
     ratio: float | None  # of env steps, to the baseline
     ratio_interval: Interval | None
-    ratio_bound: str  # `>=` where censored runs make the ratio too small, `<=` where they make it too large
+    ratio_bound: str  # `>=` where censored runs make it too small, `<=` too large, `both` where both sides have some
+    baseline_censored: int  # of the baseline's runs that the ratio is over
     seconds: float | None  # of one run, mean
     paper: float | str | None
     note: str | None
+
+    @property
+    def holds_zero(self) -> bool:
+        """Whether there is a difference, with zero in its interval."""
+        interval = self.difference_interval
+        return interval is not None and interval.low <= 0.0 <= interval.high
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,16 +56,22 @@ class Table:
     rows: tuple[Row, ...]
     baseline: str
     threshold: float | None  # success rate
+    threshold_given: bool = False  # by the study's file, rather than estimated from the baseline's runs
     notes: tuple[str, ...]
-    coverage: tuple[CoverageRow, ...] = ()  # of the cells whose runs counted their actions
+    coverage: tuple[CoverageRow, ...] = ()  # of the cells whose runs' actions are known
 
 
 def make_table(spec: StudySpec, runs: Sequence[RunResult]) -> Table:
     """The table of what is finished."""
-    done = {name: {run.seed: run for run in runs if run.cell == name and run.state == "done"} for name in spec.cells}
+    done: dict[str, dict[int, RunResult]] = {}
+    notes = list(_notes(runs))
+    for name in spec.cells:
+        kept, left_out = alike([run for run in runs if run.cell == name and run.state == "done"])
+        done[name] = {run.seed: run for run in kept}
+        notes += [_left_out_text(name, left_out)] if left_out else []
     base = done[spec.baseline]
     threshold = _threshold(spec.threshold, base)
-    rows, notes = [], list(_notes(runs))
+    rows = []
     for name, cell in spec.cells.items():
         shared = sorted(done[name].keys() & base.keys()) if name != spec.baseline else []
         comparable = [s for s in shared if done[name][s].protocol_digest == base[s].protocol_digest]
@@ -83,9 +86,9 @@ def make_table(spec: StudySpec, runs: Sequence[RunResult]) -> Table:
                 of_seeds=len(cell.seeds or spec.seeds),
                 paper=cell.paper,
                 note=cell.note,
-                **_levels(list(done[name].values())),
-                **_difference(pairs),
-                **_ratio(against),
+                **levels(list(done[name].values())),
+                **difference(pairs),
+                **ratio(against),
                 times={seed: time for seed, (time, _) in times.items()} if times else None,
                 censored=sum(not reached for _, reached in times.values()),
             )
@@ -94,12 +97,19 @@ def make_table(spec: StudySpec, runs: Sequence[RunResult]) -> Table:
         rows=tuple(rows),
         baseline=spec.baseline,
         threshold=threshold,
+        threshold_given=spec.threshold is not None and spec.threshold.success is not None,
         notes=tuple(notes),
         coverage=coverage_rows({name: list(own.values()) for name, own in done.items()}),
     )
 
 
-def time_to_threshold(run: RunResult, threshold: float, window: int) -> tuple[int, bool]:
+def _left_out_text(cell: str, runs: Sequence[RunResult]) -> str:
+    seeds = f"seed{'s' * (len(runs) > 1)} {', '.join(str(run.seed) for run in runs)}"
+    was = "were" if len(runs) > 1 else "was"
+    return f"{seeds} of {cell} {was} not evaluated on the tasks and episodes of the cell's other seeds and left out"
+
+
+def time_to_threshold(run: RunResult, threshold: float, window: int) -> Times:
     """Env steps at the end of the first ``window`` evaluations whose mean is at or above it, and whether there is one.
 
     Where there is none: the env steps of the whole run.
@@ -119,79 +129,10 @@ def _threshold(spec: ThresholdSpec | None, base: Mapping[int, RunResult]) -> flo
     return float(np.mean([np.mean([point.rate for point in tail]) for tail in tails])) if tails else None
 
 
-def _times(
-    spec: ThresholdSpec | None, threshold: float | None, runs: Mapping[int, RunResult]
-) -> dict[int, tuple[int, bool]]:
+def _times(spec: ThresholdSpec | None, threshold: float | None, runs: Mapping[int, RunResult]) -> dict[int, Times]:
     if spec is None or threshold is None:
         return {}
     return {seed: time_to_threshold(run, threshold, spec.window) for seed, run in sorted(runs.items())}
-
-
-def _generator(*purpose: str) -> np.random.Generator:
-    """The same results give the same intervals."""
-    return seeding.generator(0, "bootstrap", *purpose)
-
-
-def _levels(runs: list[RunResult]) -> dict[str, Any]:
-    """Final success of one cell."""
-    if not runs:
-        names = ("pooled", "mean", "mean_interval", "iqm", "iqm_interval", "seconds")
-        return {"seeds": 0, "k": 0, "n": 0, **dict.fromkeys(names)}
-    runs = sorted(runs, key=lambda run: run.seed)
-    k, n = _counts(runs)
-    total, of = int(k.sum()), int(n.sum())
-    return {
-        "seeds": len(runs),
-        "k": total,
-        "n": of,
-        "pooled": wilson(total, of),
-        "mean": mean_rate(k, n),
-        "mean_interval": mean_interval(k, n, _generator("mean")),
-        "iqm": interquartile_mean(k / n),
-        "iqm_interval": interquartile_interval(k, n, _generator("iqm")),
-        "seconds": float(np.mean([run.seconds for run in runs])),
-    }
-
-
-def _counts(runs: Sequence[RunResult]) -> tuple[np.ndarray, np.ndarray]:
-    """Successes and episodes, each (S, T)."""
-    k = [[marks.count("1") for marks in run.outcomes.values()] for run in runs]
-    n = [[len(marks) for marks in run.outcomes.values()] for run in runs]
-    return np.array(k), np.array(n)
-
-
-def _difference(pairs: Sequence[tuple[RunResult, RunResult]]) -> dict[str, Any]:
-    if not pairs:
-        return {"pairs": 0, "difference": None, "difference_interval": None, "seeds_to_settle": None}
-    gained, lost = (np.array([_changes(own, base, mark) for own, base in pairs]) for mark in ("10", "01"))
-    _, n = _counts([own for own, _ in pairs])
-    by_seed = (gained - lost).sum(axis=1) / n.sum(axis=1)
-    interval = difference_interval(gained, lost, n, _generator("difference"))
-    unsettled = interval.low <= 0.0 <= interval.high
-    return {
-        "pairs": len(pairs),
-        "difference": float(by_seed.mean()),
-        "difference_interval": interval,
-        "seeds_to_settle": seeds_to_settle(by_seed) if unsettled else None,
-    }
-
-
-def _changes(own: RunResult, base: RunResult, mark: str) -> list[int]:
-    """Per task, episodes with that outcome here and there."""
-    return [
-        sum(a + b == mark for a, b in zip(marks, base.outcomes[task], strict=True))
-        for task, marks in own.outcomes.items()
-    ]
-
-
-def _ratio(against: Sequence[tuple[tuple[int, bool], tuple[int, bool]]]) -> dict[str, Any]:
-    own, base = (np.array([pair[at][0] for pair in against], dtype=float) for at in (0, 1))
-    if not against or not base.mean() > 0:
-        return {"ratio": None, "ratio_interval": None, "ratio_bound": ""}
-    interval = ratio_interval(own, base, _generator("ratio")) if (base > 0).all() else None
-    own_reached, base_reached = (all(pair[at][1] for pair in against) for at in (0, 1))
-    bound = "" if own_reached == base_reached else "<=" if own_reached else ">="
-    return {"ratio": float(own.mean() / base.mean()), "ratio_interval": interval, "ratio_bound": bound}
 
 
 def _notes(runs: Sequence[RunResult]) -> list[str]:
@@ -201,6 +142,7 @@ def _notes(runs: Sequence[RunResult]) -> list[str]:
 
 # Text
 
+EPISODES_ONLY, NOT_ENOUGH = "episodes only", "not enough to say"
 _COLUMNS = ("cell", "seeds", "success", "mean over seeds", "IQM", "difference", "steps to threshold", "paper", "note")
 
 
@@ -209,7 +151,7 @@ def row_cells(row: Row, *, timed: bool) -> tuple[str, ...]:
     cells = (
         row.cell,
         f"{row.seeds}" if row.seeds == row.of_seeds else f"{row.seeds} of {row.of_seeds}",
-        f"{row.k}/{row.n} {percent(row.k / row.n, row.pooled)}" if row.n else "–",
+        f"{row.k}/{row.n}" if row.n else "–",
         percent(row.mean, row.mean_interval),
         percent(row.iqm, row.iqm_interval),
         difference_text(row),
@@ -237,10 +179,25 @@ def points(value: float, interval: Interval | None) -> str:
 
 
 def difference_text(row: Row) -> str:
+    """``+2.9 [-5.4, +11.2]; 28 seeds to settle``."""
     if row.difference is None or row.difference_interval is None:
         return "–"
-    settle = f"; {row.seeds_to_settle} seeds to settle" if row.seeds_to_settle else ""
-    return points(row.difference, row.difference_interval) + settle
+    shown = " ".join(filter(None, (points(row.difference, row.difference_interval), pairs_text(row))))
+    return "; ".join(filter(None, (shown, settle_text(row))))
+
+
+def pairs_text(row: Row) -> str:
+    """``(1 pair, episodes only)``: how many pairs, where that is fewer than seeds, and what a single one says."""
+    count = f"{row.pairs} pair{'s' * (row.pairs > 1)}" if row.pairs < row.seeds else ""
+    told = ", ".join(filter(None, (count, EPISODES_ONLY if row.pairs == 1 else "")))
+    return f"({told})" if told and row.pairs else ""
+
+
+def settle_text(row: Row) -> str:
+    if not row.holds_zero:
+        return ""
+    known = row.seeds_to_settle
+    return f"seeds to settle: {NOT_ENOUGH}" if known is None else f"{known:,} seeds to settle"
 
 
 def ratio_text(row: Row) -> str:
@@ -250,7 +207,7 @@ def ratio_text(row: Row) -> str:
 
 
 def ratio_lines(row: Row) -> list[str]:
-    """Ratio, its interval, steps, how many never got there; what is not there is empty."""
+    """Ratio, its interval, what cuts it off, steps, how many never got there; what is not there is empty."""
     if row.times is None:
         return ["–", ""]
     steps = f"{sum(row.times.values()) / len(row.times):,.0f} steps"
@@ -259,7 +216,9 @@ def ratio_lines(row: Row) -> list[str]:
         return [steps, "", never]
     bound, interval = {">=": "≥ ", "<=": "≤ "}.get(row.ratio_bound, ""), row.ratio_interval
     between = f"[{interval.low:.2f}, {interval.high:.2f}]" if interval else ""
-    return [f"{bound}x {row.ratio:.2f}", between, steps, never]
+    both = "both cut off by the budget" if row.ratio_bound == "both" else ""
+    baseline = f"baseline {row.baseline_censored} of {row.pairs}" if row.baseline_censored else ""
+    return [f"{bound}x {row.ratio:.2f}", between, both, steps, never, baseline]
 
 
 def paper_text(paper: float | str | None) -> str:
@@ -276,14 +235,24 @@ def markdown(table: Table, name: str) -> str:
     if table.coverage:
         lines += ["", COVERAGE_NOTE, "", f"| {' | '.join(COVERAGE_COLUMNS)} |", f"|{'---|' * len(COVERAGE_COLUMNS)}"]
         lines += [f"| {' | '.join(coverage_cells(row))} |" for row in table.coverage]
-    return "\n".join(lines) + "\n"
+    unknown = coverage_unknown(table)
+    return "\n".join([*lines, *(["", unknown] if unknown else [])]) + "\n"
 
 
-COVERAGE_COLUMNS = ("cell", "seeds", "before RL", "after RL", "change")
+COVERAGE_COLUMNS = ("cell", "seeds", "at step 0", "last evaluation", "change")
 COVERAGE_NOTE = (
     "Share of the plane of x and y commands that the policy's actions use, in per cent: 100 when actions fall into all "
-    "its 256 cells alike, 0.4 when into one. Mean over seeds, 95 % bootstrap over seeds."
+    "its 256 cells alike, 0.4 when into one. Of each run's evaluations at step 0 and at the end, on the same held-out "
+    "episodes and decoded alike. Mean over seeds, 95 % bootstrap over seeds."
 )
+
+
+def coverage_unknown(table: Table) -> str:
+    """Of which cells the spread of actions is not known; empty where it is of all."""
+    known = {row.cell for row in table.coverage}
+    unknown = [row.cell for row in table.rows if row.seeds and row.cell not in known]
+    whose = f" of {', '.join(f'`{cell}`' for cell in unknown)}" if known else ""
+    return f"Spread of actions{whose}: not known, the actions of the evaluations are not there." if unknown else ""
 
 
 def coverage_cells(row: CoverageRow) -> tuple[str, ...]:
@@ -299,19 +268,32 @@ def coverage_cells(row: CoverageRow) -> tuple[str, ...]:
 def legend(table: Table) -> list[str]:
     """How to read the columns, and what is doubtful."""
     notes = [
-        "Last evaluation of each finished run, in per cent. *success*: over all seeds, Wilson 95 % interval, which "
-        "covers the choice of episodes alone. *mean over seeds* and *IQM* (interquartile mean over seeds x tasks): "
-        "95 % bootstrap intervals over seeds and episodes.",
-        f"*difference*: to `{table.baseline}`, in points, on the same seeds and held-out episodes, seed-paired "
-        "bootstrap.",
+        "Last evaluation of each finished run, in per cent, on held-out init states that all seeds share. *success*: "
+        "over all seeds. *mean over seeds* and *IQM* (interquartile mean over seeds x tasks): 95 % intervals by a "
+        "crossed bootstrap, which draws seeds and, once for all of them together, init states. With one seed they "
+        "cover the choice of episodes alone, and that of the mean is Wilson's.",
+        f"*difference*: to `{table.baseline}`, in points, over the seeds of both, on the same episodes. Its 95 % "
+        "interval is, at each end, the wider of Student's t over the seeds' differences, which covers other seeds, and "
+        "a bootstrap over the episodes of these seeds, which covers other episodes. Several rows against one baseline "
+        "are several comparisons, and nothing corrects for that.",
     ]
-    if table.threshold is not None:
+    if any(row.pairs == 1 for row in table.rows):
+        notes.append(f"*{EPISODES_ONLY}*: the interval of a single pair of runs says nothing of other seeds.")
+    if any(row.holds_zero for row in table.rows):
         notes.append(
-            f"*steps to threshold*: env steps until {100 * table.threshold:.1f} %, mean over seeds, and their ratio to "
-            f"`{table.baseline}`, seed-paired bootstrap; a run that never got there counts with its whole budget."
+            "*seeds to settle*: as many pairs of seeds as a two-sided t test at 5 % needs to find this difference with "
+            f"a power of 80 %, if the spread between seeds stays what it is; *{NOT_ENOUGH}* with fewer than three "
+            "pairs or without a difference."
+        )
+    if table.threshold is not None:
+        whose = "" if table.threshold_given else f" (itself an estimate from the runs of `{table.baseline}`)"
+        notes.append(
+            f"*steps to threshold*: env steps until {100 * table.threshold:.1f} %{whose}, mean over seeds, and their "
+            f"ratio to `{table.baseline}`, seed-paired bootstrap; a run that never got there counts with its whole "
+            "budget. Where both sides have such runs the ratio may be wrong either way."
         )
     if min(row.seeds for row in table.rows) < 5:
-        notes.append("A bootstrap over fewer than five seeds is too narrow: read its intervals as lower bounds.")
+        notes.append("A bootstrap over fewer than five seeds is too narrow: read such intervals as lower bounds.")
     return [*notes, *(f"{note}." for note in table.notes)]
 
 
@@ -330,7 +312,7 @@ def _flat(row: Row) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in asdict(row).items():
         stem = name.removesuffix("_interval")
-        if name in ("pooled", "mean_interval", "iqm_interval", "difference_interval", "ratio_interval"):
+        if name in ("mean_interval", "iqm_interval", "difference_interval", "ratio_interval"):
             flat |= _ends(stem, value)
         elif name == "times":
             flat["env_steps_to_threshold"] = sum(value.values()) / len(value) if value else None

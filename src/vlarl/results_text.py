@@ -74,7 +74,11 @@ def p_text(p_value: float) -> str:
 
 
 def sentence(comparison: Comparison) -> str:
-    """The paired comparison in one line of words."""
+    """The paired comparison in one line of words.
+
+    The verdict follows the exact McNemar test and the interval is Newcombe's, so that at the edge one may call a
+    difference what the other does not.
+    """
     pair = comparison.overall
     verdict = "better" if pair.difference > 0 else "worse"
     if not pair.significant:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import Protocol
 
 from vlarl.errors import Exit
 from vlarl.recipe.study import StudyJob
+from vlarl.recipe.write import json_text
 from vlarl.run.files import disk_errors
 
 _TAIL = 20_000  # bytes of a log in which the reason of a failure is looked for
@@ -42,7 +42,7 @@ class Started(Protocol):
 
 def words(job: StudyJob, recipe: Path, out: Path, cache: Path) -> list[str]:
     """The command line after `vlarl`."""
-    settings = [*job.overrides, f"run.cache={json.dumps(str(cache), ensure_ascii=False)}"]
+    settings = [*job.overrides, f"run.cache={json_text(str(cache))}"]
     sets = [word for setting in settings for word in ("--set", setting)]
     return ["train", str(recipe), *sets, "--runs", str(out / job.place), "--or-resume", "--display", "plain"]
 
@@ -59,7 +59,7 @@ class Process:
     @classmethod
     def begin(cls, job: StudyJob, recipe: Path, out: Path, cache: Path) -> Process:
         log = out / "logs" / f"{job.cell}-seed-{job.seed}.log"
-        command = [sys.executable, "-m", "vlarl", *words(job, recipe, out, cache)]
+        command = [sys.executable, "-P", "-m", "vlarl", *words(job, recipe, out, cache)]
         with disk_errors(log):
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as stream:

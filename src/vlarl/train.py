@@ -22,6 +22,7 @@ from vlarl.distributed_rollout import share
 from vlarl.errors import Stopped
 from vlarl.evaluation import held_out
 from vlarl.recipe.load import LoadedRecipe, load_recipe
+from vlarl.recipe.paths import expanded
 from vlarl.recipe.schema import Recipe
 from vlarl.recipe.write import resolved_yaml
 from vlarl.recorder import Progress, Recorder, restore
@@ -45,6 +46,7 @@ from vlarl.train_folder import (
     locked,
     refuse_changes,
     refuse_fewer,
+    reopened,
     unfinished,
 )
 from vlarl.trials import EvaluationResult, run_policy
@@ -212,7 +214,7 @@ def train(
     """
     job = Job.joined(loaded.recipe.suite.num_shards, watcher)
     with job.ranks.one_voice():
-        base = (run_folder or Path(loaded.recipe.run.folder)).expanduser()
+        base = expanded(run_folder or loaded.recipe.run.folder)
         begun = unfinished(base, loaded.digest, job.ranks) if or_resume else None
         if begun is not None:
             job.watcher.say(f"resuming {begun.path}")
@@ -258,7 +260,7 @@ def _resume(run: RunFolder, job: Job, command: Sequence[str], overrides: Sequenc
         parts = build_parts(loaded.recipe, job.ranks)
         if not job.ranks.first_says(checkpoint.iterations(run.checkpoints)):
             if first:
-                manifest.reopen(run, tuple(command), 0)
+                reopened(run, loaded, parts, command, 0, job.watcher.say)
             job.watcher.say("no checkpoint yet: starting from the beginning")
             with ending(run, job.ranks):
                 return _start(run, loaded, parts, job, None)
@@ -269,7 +271,7 @@ def _resume(run: RunFolder, job: Job, command: Sequence[str], overrides: Sequenc
             job.watcher.say(f"passed over a checkpoint: {warning}")
         refuse_fewer(loaded.recipe, found.iteration)
         if first:
-            manifest.reopen(run, tuple(command), found.iteration)
+            reopened(run, loaded, parts, command, found.iteration, job.watcher.say)
             with disk_errors(run.path):
                 write_bytes(run.resolved_recipe, resolved_yaml(loaded.recipe).encode())
         with ending(run, job.ranks):
@@ -305,9 +307,7 @@ def _start(
 
 def _warm_start(recipe: Recipe, parts: Parts, job: Job) -> None:
     started = perf_counter()
-    start = warmstart.warm_start(
-        parts.policy, recipe, parts.suite, Path(recipe.run.cache).expanduser(), _interruptible(job)
-    )
+    start = warmstart.warm_start(parts.policy, recipe, parts.suite, expanded(recipe.run.cache), _interruptible(job))
     where = "from the cache" if start.cached else f"in {perf_counter() - started:.0f} s"
     job.watcher.say(f"warm start {start.digest[:12]} {where}: token accuracy {start.summary['accuracy']:.3f}")
 

@@ -81,6 +81,20 @@ def describe(
     return manifest.begin(run, intent)
 
 
+def reopened(
+    run: RunFolder,
+    loaded: LoadedRecipe,
+    parts: Parts,
+    command: Sequence[str],
+    iteration: int,
+    say: Callable[[str], None],
+) -> None:
+    """Note that the run goes on from ``iteration``, and where; EnvironmentUnusable (E403) as of ``heed_lock``."""
+    here, _ = manifest.gather(run.id, intent_of(loaded, parts.suite, (), command, None, {}))
+    heed_lock(loaded.recipe, here, say)
+    manifest.reopen(run, tuple(command), iteration, here)
+
+
 def heed_lock(recipe: Recipe, described: Mapping[str, Any], say: Callable[[str], None]) -> None:
     """Tell of packages that are not of the lock; EnvironmentUnusable (E403) where the recipe insists on it."""
     differing = described["packages"]["differences"]

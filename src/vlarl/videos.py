@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlarl.errors import DriftError
+from vlarl.errors import AssetError, DriftError
+from vlarl.run.documents import read_json
 from vlarl.run.files import TEMPORARY, disk_errors, write_json
 from vlarl.suites.protocol import Simulation, Suite
 from vlarl.types import EpisodeSpec, Task, Trial
@@ -181,11 +182,23 @@ def write_index(folder: Path, videos: Sequence[Video]) -> None:
 
 
 def read_index(folder: Path) -> list[dict[str, Any]]:
-    """Rows of ``videos.json``; none when it is missing."""
-    import json
-
+    """Rows of ``videos.json``; none when it is missing. AssetError (R320) when it is damaged."""
     path = folder / INDEX
-    return list(json.loads(path.read_text())) if path.is_file() else []
+    if not path.is_file():
+        return []
+    try:
+        rows = read_json(path)
+        wanted = {field.name for field in fields(Video)}
+        if not isinstance(rows, list) or not all(isinstance(row, dict) and wanted <= row.keys() for row in rows):
+            raise ValueError("it is not a list of videos")
+    except (OSError, ValueError) as error:
+        raise AssetError(
+            f"{path} cannot be read: {error}",
+            code="R320",
+            place=str(path),
+            hint="delete it; the videos beside it stay",
+        ) from error
+    return rows
 
 
 def check_outcome(task: Task, trial: Trial, footage: Footage) -> None:

@@ -19,10 +19,13 @@ from vlarl.digest import file_digest, json_digest
 from vlarl.errors import AssetError
 from vlarl.imitation import ImitationStats, clone
 from vlarl.policies.protocol import Policy
+from vlarl.recipe.paths import expanded
 from vlarl.recipe.schema import Recipe, hashed_values
 from vlarl.recipe.specs.learning import ImitationSpec
 from vlarl.recipe.specs.suites import SuiteSpec
+from vlarl.run.documents import read_object
 from vlarl.run.files import disk_errors, partial_of, publish_folder, write_json, write_synced
+from vlarl.suites.demonstration_layout import vet_demonstrations
 from vlarl.suites.demonstration_steps import load_demonstrations
 from vlarl.suites.demonstrations import demonstration_files
 from vlarl.suites.protocol import Suite
@@ -92,6 +95,8 @@ def _cloned(
     """Train ``policy`` on the demonstrations; what is to be told of it."""
     spec = recipe.imitation
     assert spec is not None
+    if spec.demonstrations is not None:
+        vet_demonstrations(files)
     dataset = load_demonstrations(
         files, image_size=image_size, suite_kind=recipe.suite.kind, drop_noops=spec.drop_noops
     )
@@ -111,7 +116,7 @@ def obtain_demonstrations(
 ) -> Path:
     """The recipe's demonstrations, or the suite's experts recorded once into the cache."""
     if spec.demonstrations is not None:
-        return Path(spec.demonstrations).expanduser()
+        return expanded(spec.demonstrations)
     wanted = {
         "suite": hashed_values(suite_spec),
         "renderer": getattr(suite, "renderer", None),  # another one draws other pixels
@@ -243,12 +248,10 @@ def _publish(temporary: Path, folder: Path) -> None:
 
 
 def _load(policy: Policy, folder: Path) -> Mapping[str, Any]:
-    import json
-
     from safetensors.torch import load_file
 
     try:
-        summary: dict[str, Any] = json.loads((folder / _SUMMARY).read_text())
+        summary = read_object(folder / _SUMMARY)
         whole = file_digest(folder / _WEIGHTS) == summary["weights"]
     except (OSError, ValueError, KeyError):
         whole = False

@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from vlarl.errors import RunError
+from vlarl.guard import finding
 from vlarl.recipe.load import load_recipe
 from vlarl.recorder import Recorder
 from vlarl.run.events import read_events
@@ -75,9 +76,10 @@ def test_a_warning_changes_nothing(tmp_path: Path, outcomes: Callable[[Bad], Non
     run = run_it(tmp_path).run
     first, second, third = evaluations(run)
     assert "guard" not in first
-    assert second["warnings"] == ["below the step-0 baseline beyond noise"]
-    assert second["guard"]["alarm"]
+    assert second["warnings"] == [finding(0)]
+    assert (second["guard"]["alarm"], second["guard"]["since"]) == (True, 0)
     assert third["warnings"] == []
+    assert third["guard"]["since"] == 2
     assert third["guard"]["evaluations"] == 1, "after an alarm the evidence is gathered anew"
     assert not same(policy(run, 0), policy(run, 2))
 
@@ -128,5 +130,6 @@ def test_a_stopped_run_keeps_its_state_and_may_go_on(tmp_path: Path, outcomes: C
     with pytest.raises(RunError) as caught:
         run_it(tmp_path, "evaluation.guard.action=stop")
     assert caught.value.code == "X514"
+    assert caught.value.message == f"{finding(0)} (iteration 2)"
     [run] = find_runs(tmp_path / "runs")
     assert resume(run, command=["test"]).iterations == 4

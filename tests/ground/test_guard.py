@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import integrate
 
-from vlarl.guard import Evidence, e_value
+from vlarl.guard import Evidence, e_value, finding
 from vlarl.intervals import paired
 
 RATE = 0.05
@@ -62,6 +62,22 @@ def test_the_weights_of_many_evaluations_sum_to_one() -> None:
     assert evidence.evaluations == 500
 
 
+def test_it_acts_only_after_an_evaluation_that_lost_more_than_it_gained() -> None:
+    evidence = Evidence().after(0, 20)
+    assert evidence.alarms(RATE, gained=0, lost=20)
+    for gained, lost in ((3, 3), (5, 1), (0, 0)):
+        later = evidence.after(gained, lost)
+        assert later.total > evidence.total, "what was lost is remembered"
+        assert not later.alarms(RATE, gained=gained, lost=lost), "this policy is no worse than at step 0"
+    assert later.alarms(RATE, gained=2, lost=3)
+    assert not Evidence().after(0, 1).alarms(RATE, gained=0, lost=1), "one loss is no evidence"
+
+
+def test_what_an_alarm_says_is_of_all_evaluations_together() -> None:
+    assert finding(0).startswith("evaluations since step 0 together show")
+    assert finding(8).startswith("evaluations since the alarm after iteration 8 together show")
+
+
 def simulated(rng: np.random.Generator, change: float, *, episodes: int, evaluations: int) -> tuple[bool, bool]:
     """Whether this guard, and an uncorrected test at every evaluation, ever alarm in one run.
 
@@ -75,8 +91,9 @@ def simulated(rng: np.random.Generator, change: float, *, episodes: int, evaluat
     for _ in range(evaluations):
         redrawn = rng.random(episodes) < 0.3
         now = np.where(redrawn, rng.random(episodes) < np.clip(chance + change, 0, 1), now)
-        evidence = evidence.after(int((now & ~before).sum()), int((before & ~now).sum()))
-        alarm |= evidence.alarms(RATE)
+        gained, lost = int((now & ~before).sum()), int((before & ~now).sum())
+        evidence = evidence.after(gained, lost)
+        alarm |= evidence.alarms(RATE, gained=gained, lost=lost)
         pair = paired(before.tolist(), now.tolist())
         naive |= pair.significant and pair.difference < 0
     return alarm, naive

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from builders import make_rollout, shared_critic, tiny_policy, weights
-from vlarl.advantages import advantages, group_advantages
+from vlarl.advantages import advantages, group_advantages, normalized
 from vlarl.ppo import Ppo
 from vlarl.recipe.specs.learning import PpoSpec
 from vlarl.types import Episode, EpisodeSpec, Scored
@@ -82,6 +82,15 @@ def test_dropping_goes_by_success_and_not_by_return(scored: Scored) -> None:
 def test_a_group_of_one_outcome_gives_grpo_nothing(scored: Scored) -> None:
     batch = group_advantages(scored, "grpo")
     assert (batch.advantages[6:9] == 0).all()
+
+
+def test_returns_that_differ_by_rounding_are_equal() -> None:
+    returns = np.array([0.1 + 0.2 + 0.7, 1.0, 0.7 + 0.2 + 0.1])
+    assert len(set(returns.tolist())) > 1, "sums of the same rewards in another order"
+    for totals in (returns, 1000 * returns, returns - 1.0, np.array([1.0, 1.0 + 1e-6])):
+        assert (normalized(totals) == 0).all()
+    assert normalized(np.array([1.0, 1.0 + 1e-5])).tolist() == pytest.approx([-1.0, 1.0])
+    assert normalized(np.array([0.0, 1e-5])).tolist() == pytest.approx([-1.0, 1.0])
 
 
 def test_waiting_slots_are_left_out_of_critic_based_advantages(scored: Scored) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -383,6 +384,37 @@ def test_another_base_is_refused(
     assert (ended.value.code, err.count("error[")) == (int(Exit.ENVIRONMENT), 1), err
     assert "error[R377]" in err
     assert before == file_digest(tmp_path / "prm" / "config.json")
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"transformers_weights": "other.safetensors"},
+        {"transformers_weights": "adapter_model.bin"},
+        {"_attn_implementation": "kernels-community/flash-attn"},
+        {"attn_implementation": "kernels-community/flash-attn"},
+        {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
+        {"auto_map": {"AutoModelForImageTextToText": "evil.Model"}},
+        {"text_config": {"_attn_implementation": "kernels-community/flash-attn"}},
+    ],
+)
+def test_a_configuration_chooses_no_other_files_and_no_code(
+    knobs: dict[str, Any], bases: dict[str, Path], tmp_path: Path
+) -> None:
+    """Its own weights and arithmetic are used: the answers are those of the folder without the knob."""
+    folder = tmp_path / "base"
+    shutil.copytree(bases["qwen2_vl"], folder)
+    config = json.loads((folder / "config.json").read_text())
+    for key, value in knobs.items():
+        config[key] = {**config.get(key, {}), **value} if key == "text_config" else value
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: torch.zeros_like(tensor) for name, tensor in weights.items()}, folder / "other.safetensors")
+    (folder / "adapter_model.bin").write_bytes(b"a pickle")
+    (folder / "evil.py").write_text("raise SystemExit(9)")
+    some = views(2)
+    expected = probabilities(moved(model(bases["qwen2_vl"])), some, 2)
+    assert np.array_equal(probabilities(moved(model(folder)), some, 2), expected)
 
 
 def test_it_rewards_a_run(made: tuple[Trained, list[float]], tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from synthetic_run import STEPS_PER_ITERATION, make_document, make_record, make_
 
 from vlarl import report_data
 from vlarl.errors import AssetError
+from vlarl.guard import finding
 from vlarl.report import report, report_json, report_notes, report_text
 from vlarl.report_charts import Frame, Series, line_chart, nice_ticks, percent, short_number, stacked_bar
 from vlarl.report_data import comparable, gather, ledger, rollout_curve
@@ -111,6 +112,9 @@ def test_names_and_texts_are_escaped(run: RunFolder) -> None:
     assert "<img src=x onerror=alert(1)>" in Page(text).text
     assert 'vlarl <b> "&' in Page(text).text
     assert "lift <red>" in Page(text).text
+    assert "p <0.001" in Page(text).text
+    assert "p &lt;0.001" in text
+    assert "p <0.001" not in text
 
 
 def test_a_run_that_has_only_begun_has_a_report(tmp_path: Path) -> None:
@@ -191,8 +195,12 @@ def test_videos_beyond_the_budget_are_counted_and_left_out(run: RunFolder, monke
 
 def test_warnings_of_evaluations_are_shown_too(run: RunFolder) -> None:
     with EventLog(run.events) as log:
-        log.append({"kind": "evaluation", "iteration": 12, "warnings": ["below the step-0 baseline beyond noise"]})
-    assert "below the step-0 baseline beyond noise (iteration 12)" in Page(page(gather(run))).text
+        log.append({"kind": "evaluation", "iteration": 12, "warnings": [finding(0)]})
+    shown = Page(page(gather(run))).text
+    assert (
+        "evaluations since step 0 together show the policy below the step-0 baseline beyond noise (iteration 12)"
+        in shown
+    )
 
 
 def test_policy_curves_leave_out_the_critic_warm_up(run: RunFolder) -> None:

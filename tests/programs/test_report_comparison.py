@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from vlarl.report_findings import Findings
 from vlarl.results import write
 from vlarl.run import manifest
 from vlarl.run.coverage import SIDE
-from vlarl.run.events import read_events
 from vlarl.run.folder import RunFolder
 
 RECIPE = "name: {name}\nseed: {seed}\nsuite: {{kind: tabletop, name: tabletop_basic}}\nppo: {{lr: {lr}}}\n"
@@ -166,7 +166,7 @@ def test_the_page(tmp_path: Path) -> None:
     runs[0].report.write_text("its own")
     written = report(runs[0].id, *(run.path for run in runs[1:]), runs=tmp_path)
     assert written.path == tmp_path / "comparison.html"
-    assert re.fullmatch(r"slow: \+25\.0 \[.*\] points against quick", str(written.summary))
+    assert re.fullmatch(r"slow: \+25\.0 \[.*\] points \(episodes only\) against quick", str(written.summary))
     text = written.path.read_text()
     shown = Page(text)
     for words in (
@@ -188,23 +188,22 @@ def test_the_page(tmp_path: Path) -> None:
 
 def test_spread_and_gpu_hours_are_compared_too(tmp_path: Path) -> None:
     runs = [made(tmp_path, 1), made(tmp_path, 1, name="wide", lr=1e-3)]
-    for run, cells in zip(runs, (1, 64), strict=True):
-        counts = np.zeros(SIDE * SIDE, int)
-        counts[:cells] = 5
-        records = [
-            {**r, "action_counts": counts.reshape(SIDE, SIDE).tolist(), "stats": {"policy_updated": True}}
-            for r in read_events(run.events)
-        ]
-        run.events.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    for run, cells in zip(runs, (1, SIDE), strict=True):
+        actions = np.zeros((SIDE, 7), np.float32)
+        actions[:cells, 0] = np.linspace(-1, 1, SIDE)[:cells] if cells > 1 else 0.0
+        for iteration in (0, 3):
+            acting = actions if iteration else np.zeros((SIDE, 7), np.float32)
+            trials = [replace(t, length=SIDE, actions=acting) for t in make_trials(lambda task, init: init < 2, 4)]
+            write(make_document(trials, iteration=iteration, seed=1), trials, run.evaluations)
     text = Page(report(*(run.path for run in runs), out=tmp_path / "a.htm").path.read_text()).text
-    assert "wide125.025.0+0.0" in text  # seeds, before, after, change
+    assert "wide10.46.2+5.9" in text  # seeds, at step 0, last evaluation, change
     assert "GPU-hours" not in text
 
 
 def test_markdown_and_csv_of_a_comparison(tmp_path: Path) -> None:
     runs = [made(tmp_path, 1), made(tmp_path, 1, name="slow", lr=1e-5, solved=3)]
     written = report(*(run.path for run in runs), out=tmp_path / "a.md")
-    assert "| slow | 1 | 18/24 75.0 [" in written.path.read_text()
+    assert "| slow | 1 | 18/24 | 75.0 [" in written.path.read_text()
     table = report(*(run.path for run in runs), out=tmp_path / "a.csv").path.read_text()
     quick, slow = csv.DictReader(table.splitlines())
     assert (quick["cell"], slow["k"], slow["difference"]) == ("quick", "18", "0.25")

@@ -5,19 +5,19 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic_run import NAMES, STEPS_PER_ITERATION, make_run
+from synthetic_run import NAMES, STEPS_PER_ITERATION, make_document, make_run, make_trials
 
 from vlarl.errors import UsageError
 from vlarl.intervals import wilson
 from vlarl.report import report, report_json, report_notes
-from vlarl.results import compare, read_document
+from vlarl.results import compare, read_document, write
 from vlarl.results_text import sentence
 from vlarl.run.coverage import SIDE
-from vlarl.run.events import read_events
 from vlarl.run.folder import RunFolder
 
 
@@ -86,14 +86,17 @@ def test_markdown_has_headline_tasks_and_provenance(run: RunFolder, tmp_path: Pa
 
 
 def test_markdown_says_how_far_actions_spread(run: RunFolder, tmp_path: Path) -> None:
-    records = read_events(run.events)
-    for record in records:
-        counts = np.zeros((SIDE, SIDE), int)
-        counts[: 1 if record["iteration"] <= 3 else SIDE, 0] = 10
-        record["action_counts"] = counts.tolist()
-    run.events.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    for iteration in (0, 4, 8, 12):
+        actions = np.zeros((SIDE, 7), np.float32)
+        actions[:, 1] = np.linspace(-1, 1, SIDE) if iteration else 0.0
+        made = [replace(trial, length=SIDE, actions=actions) for trial in make_trials(lambda task, init: True, 2)]
+        write(make_document(made, iteration=iteration), made, run.evaluations)
     text = report(run.path, out=tmp_path / "a.md").path.read_text()
-    assert "in use: 0.4 % over 40 actions before reinforcement learning, 6.2 % over 640 after." in text
+    assert "that the greedy policy used on the same 12 held-out episodes: 0.4 % over 192 actions at step 0" in text
+    assert ", 6.2 % over 192 after 12 iterations." in text
+    (run.evaluations / "tabletop_basic-000012.safetensors").unlink()
+    text = report(run.path, out=tmp_path / "a.md").path.read_text()
+    assert "## Spread of actions\n\nNot known: the actions of the evaluations" in text
 
 
 def test_a_run_that_has_only_begun(tmp_path: Path) -> None:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from html_reader import Page
-from synthetic_run import make_run
+from synthetic_run import make_document, make_run, make_trials
 
 from vlarl.report_coverage import coverage_body
 from vlarl.report_data import gather
 from vlarl.report_page import page
+from vlarl.results import write
 from vlarl.results_gpus import num_gpus
 from vlarl.run.coverage import SIDE
 from vlarl.run.events import read_events
 from vlarl.run.folder import RunFolder
+from vlarl.types import Trial
 
 ITERATIONS = 12
 OPENVLA = "policy: {kind: openvla, checkpoint: x, device: auto}\n"
@@ -142,30 +145,42 @@ def test_gpus_are_counted_by_process(changed: dict[str, Any], recipe: dict[str, 
 # Spread of actions
 
 
-def spread(iteration: int) -> list[list[int]]:
-    """All in the centre while only the critic learns, then over sixteen cells alike."""
-    counts = np.zeros((SIDE, SIDE), int)
-    if iteration <= 3:
-        counts[8, 8] = 100
-    else:
-        counts[:, 2] = 25
-    return counts.tolist()
+def trials(iteration: int) -> list[Trial]:
+    """Two episodes of 48 actions: all in the centre at step 0, then over sixteen cells alike, in the third row."""
+    actions = np.zeros((48, 7), np.float32)
+    if iteration:
+        actions[:, 0] = np.tile(np.linspace(-1, 1, SIDE), 3)
+        actions[:, 1] = -0.7
+    return [replace(trial, length=48, actions=actions) for trial in make_trials(lambda task, init: True, 2, tasks=1)]
+
+
+def evaluated(run: RunFolder, **fields: Any) -> None:
+    for path in run.evaluations.iterdir():
+        path.unlink()
+    for iteration in (0, 6, ITERATIONS):
+        made = trials(iteration)
+        write(make_document(made, iteration=iteration, **fields), made, run.evaluations)
 
 
 def test_the_spread_of_actions_before_and_after(run: RunFolder) -> None:
-    change(run, lambda record: record.update(action_counts=spread(record["iteration"])))
-    text = page(gather(run))
-    shown = Page(text).text
-    # Iterations 0 to 3 act with the first policy, and as many are taken from the end.
-    assert "the policy used 0.4% of the plane of x and y commands, after it 6.2%." in shown  # 1 and 16 of 256 cells
-    assert "before RL: 0.4% in use400 actions of the first 4 iterations" in shown
-    assert "after RL: 6.2% in use1,600 actions of the last 4 iterations" in shown
+    evaluated(run)
+    shown = Page(page(gather(run))).text
+    assert "On the same 2 held-out episodes the greedy policy used 0.4% of the plane" in shown  # 1 of 256 cells
+    assert "at step 0, and 6.2% after 12 iterations." in shown  # 16 of them
+    assert "at step 0: 0.4% in use96 actions" in shown
+    assert "after 12 iterations: 6.2% in use96 actions" in shown
     assert "100.0% of the actions in one cell" in shown
 
 
+def test_a_sampled_policy_is_not_called_greedy(run: RunFolder) -> None:
+    evaluated(run, decoding="sampled", temperature=0.5)
+    shown = Page(page(gather(run))).text
+    assert "the policy, sampled at temperature 0.5, used 0.4%" in shown
+
+
 def test_both_maps_share_one_scale_and_y_points_upwards(run: RunFolder) -> None:
-    records = [{"stats": {"policy_updated": i >= 3}, "action_counts": spread(i)} for i in range(8)]
-    text = coverage_body(records)
+    evaluated(run)
+    text = coverage_body(gather(run).coverage)
     before, after = (
         re.findall(r'<rect class="after fill" x="(.+?)" y="(.+?)" .*?fill-opacity="(.+?)"><title>(.+?)</title>', drawn)
         for drawn in re.findall(r"<svg.*?</svg>", text)
@@ -179,7 +194,26 @@ def test_both_maps_share_one_scale_and_y_points_upwards(run: RunFolder) -> None:
     assert sorted(float(x) for x, *_ in after) == [34 + 13 * column for column in range(SIDE)]
 
 
-def test_without_counts_or_before_an_update_there_is_no_spread(run: RunFolder) -> None:
+def test_without_the_actions_it_is_said_that_the_spread_is_not_known(run: RunFolder) -> None:
+    evaluated(run)
+    (run.evaluations / "tabletop_basic-000000.safetensors").unlink()
+    shown = Page(page(gather(run))).text
+    assert "Spread of actionsNot known: the actions of the evaluations" in shown
+    assert coverage_body(None).startswith("<p>Not known")
+
+
+def test_before_a_second_evaluation_there_is_no_spread(run: RunFolder) -> None:
+    for path in run.evaluations.iterdir():
+        if "000000" not in path.name:
+            path.unlink()
     assert "Spread of actions" not in Page(page(gather(run))).text
-    assert coverage_body([{"stats": {"policy_updated": False}, "action_counts": spread(0)}]) == ""
-    assert coverage_body([]) == ""
+
+
+def test_what_events_count_of_rollouts_is_not_taken_for_it(run: RunFolder) -> None:
+    before = gather(run).coverage
+    change(run, lambda record: record.update(action_counts=np.eye(SIDE, dtype=int).tolist()))
+    after = gather(run).coverage
+    assert before is not None
+    assert after is not None
+    assert after.before.share == before.before.share
+    assert after.after.share == before.after.share

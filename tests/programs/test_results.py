@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +29,8 @@ from vlarl.results import (
 )
 from vlarl.results_text import comparison_table, sentence, table
 from vlarl.types import EpisodeSpec
+
+Change = Callable[[Any], None]
 
 
 def half(task: int, init: int) -> bool:
@@ -221,3 +225,59 @@ def test_settings_tell_evaluations_apart(tmp_path: Path) -> None:
     for change in ({"seed": 8}, {"iteration": 1}, {"renderer": "egl"}, {"digest": "cd"}):
         assert settings(make_document(trials, **change)) != settings(one)  # type: ignore[arg-type]
     assert read_document(write(one, trials, tmp_path)) == one
+
+
+def without(*place: str) -> Change:
+    def change(document: dict[str, Any]) -> None:
+        for key in place[:-1]:
+            document = document[key]
+        del document[place[-1]]
+
+    return change
+
+
+def with_value(value: object, *place: str | int) -> Change:
+    def change(document: Any) -> None:
+        for key in place[:-1]:
+            document = document[key]
+        document[place[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (without("policy"), "policy"),
+        (without("protocol"), "protocol"),
+        (without("protocol", "tasks"), "tasks"),
+        (without("overall", "low"), "low"),
+        (with_value("../../elsewhere", "suite"), "suite"),
+        (with_value("a\n", "suite"), "suite"),
+        (with_value("/etc", "protocol", "suite"), "suite"),
+        (with_value(5, "episodes"), "episodes"),
+        (with_value([1], "episodes"), "episodes"),
+        (with_value("1", "iteration"), "iteration"),
+        (with_value(-1, "iteration"), "iteration"),
+        (with_value("<img src=x>", "tasks", 0, "errors"), "errors"),
+        (with_value(True, "overall", "successes"), "successes"),
+        (with_value("unknown", "episodes", 0, "task"), "its protocol lacks"),
+    ],
+)
+def test_a_document_of_another_shape_is_refused(tmp_path: Path, change: Change, word: str) -> None:
+    trials = make_trials(half, 2)
+    path = write(make_document(trials), trials, tmp_path)
+    document = read_document(path)
+    change(document)
+    path.write_text(json.dumps(document))
+    with pytest.raises(AssetError, match=word) as caught:
+        read_document(path)
+    assert caught.value.code == "R360"
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"schema": NaN}', '{"schema": "\\ud800"}', "[]", ""])
+def test_text_that_is_no_document_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(AssetError) as caught:
+        read_document(tmp_path / "a.json")
+    assert caught.value.code == "R360"

@@ -22,6 +22,7 @@ import pytest
 from vlarl.errors import EnvironmentUnusable, RecipeError, RunError, Stopped
 from vlarl.recipe.load import load_recipe
 from vlarl.rewards.success import SuccessReward
+from vlarl.run import manifest
 from vlarl.run.checkpoint import iterations
 from vlarl.run.events import read_events
 from vlarl.run.folder import RunFolder, find_runs
@@ -347,6 +348,37 @@ def test_a_run_resumed_with_another_renderer_is_still_compared_with_its_start(be
     assert last["iteration"] == 6
     assert "against_baseline" in last
     assert any("renderer egl, and osmesa at step 0" in warning for warning in last["warnings"])
+
+
+def test_packages_off_the_lock_end_a_run_that_insists_however_often_it_is_tried(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    other = {"numpy": {"lock": "2.4.6", "installed": "2.4.5"}}
+    monkeypatch.setattr(manifest, "lock_differences", lambda *_: other)
+    for or_resume in (False, True):
+        with pytest.raises(EnvironmentUnusable) as refused:
+            bench.train(tmp_path, "run.require_lock=true", or_resume=or_resume)
+        assert refused.value.code == "E403"
+        assert "numpy 2.4.5 (lock: 2.4.6)" in refused.value.message
+    [run] = find_runs(tmp_path)
+    assert steps(run) == []
+    monkeypatch.undo()
+    assert bench.train(tmp_path, "run.require_lock=true", or_resume=True, until=1).run.path == run.path
+
+
+def test_a_resumed_run_says_what_else_it_was_made_with(
+    stopped: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = manifest.read(stopped)
+    versions = {**before["packages"]["versions"], "numpy": "2.4.5"}
+    monkeypatch.setattr(manifest.machine, "packages", lambda: versions)
+    told: list[str] = []
+    resume(stopped, command=["test"], watcher=Watcher(say=told.append))
+    [stretch] = manifest.read(stopped)["resumed"]
+    assert stretch["iteration"] == 4
+    assert stretch["here"]["packages"]["versions"]["numpy"] == "2.4.5"
+    assert manifest.read(stopped)["packages"] == before["packages"]
+    assert any("numpy 2.4.5" in line for line in told)
 
 
 def test_a_run_in_use_is_refused(stopped: RunFolder) -> None:

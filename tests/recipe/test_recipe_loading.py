@@ -160,10 +160,11 @@ def test_a_shipped_recipe_is_extended_by_its_name(tmp_path: Path) -> None:
     assert load_recipe(tmp_path / "ours.yaml").recipe == expected.model_copy(update={"name": "ours"})
 
 
-def test_a_file_goes_before_a_shipped_recipe_of_its_name(tmp_path: Path) -> None:
+def test_a_file_without_an_ending_is_no_recipe_even_of_a_shipped_one_s_name(tmp_path: Path) -> None:
     (tmp_path / "quickstart").write_text("seed: 3\n", encoding="utf-8")
     write(tmp_path, mine="extends: quickstart\n")
-    assert load_recipe(tmp_path / "mine.yaml").recipe == Recipe(seed=3, name="mine")
+    expected = load_recipe(shipped_recipes()["quickstart"]).recipe
+    assert load_recipe(tmp_path / "mine.yaml").recipe == expected
 
 
 def test_a_shipped_recipe_is_no_file_of_that_name(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_the_task_of_another_suite_is_unknown() -> None:
 
 @pytest.mark.parametrize(("total", "wanted", "near"), [(12, 5, [4, 6]), (7, 3, [1, 7]), (8, 9, [8]), (1, 1, [])])
 def test_divisors_near(total: int, wanted: int, near: list[int]) -> None:
-    assert divisors_near(total, wanted) == near
+    assert divisors_near(wanted, total) == near
 
 
 def test_every_code_in_the_source_is_explained() -> None:

@@ -42,6 +42,15 @@ class Golden:
             pytest.skip(f"it does not hold here before the change either: {self.repeated.drift['text']}")
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_every_stage_of_a_reference_moves(name: str) -> None:
+    """What stands still holds nothing: rewards that are all zero would hide a broken reward."""
+    reference = read_reference(str(GOLDEN / name), GOLDEN)
+    for stage in reference.links[0].digests:
+        found = [link.digests[stage] for link in reference.links]
+        assert len(set(found)) == len(found) > 2, stage
+
+
 @pytest.fixture(
     scope="module",
     params=[pytest.param(reference, marks=pytest.mark.slow) for reference in (("smoke", 1), ("quickstart", 3))],

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vlarl.digest import bytes_digest, file_digest
 from vlarl.errors import AssetError, EnvironmentUnusable
 from vlarl.recipe.specs.learning import KeepSpec
 from vlarl.run import checkpoint, files
@@ -112,6 +113,26 @@ def empty(path: Path) -> None:
         file.write_bytes(b"")
 
 
+def signed(change: Callable[[Path, dict[str, Any]], Any]) -> Callable[[Path], None]:
+    """A change whose digests are right: what somebody who means harm would write."""
+
+    def harm(path: Path) -> None:
+        digests = json.loads((path / "digests.json").read_text())
+        text = json.dumps(change(path, digests) or digests)
+        (path / "digests.json").write_text(text)
+        (path / "COMPLETE").write_text(bytes_digest(text.encode()))
+
+    return harm
+
+
+def other_state(text: str) -> Callable[[Path], None]:
+    def change(path: Path, digests: dict[str, Any]) -> None:
+        (path / "state.json").write_text(text)
+        digests["state.json"] = file_digest(path / "state.json")
+
+    return signed(change)
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "flipped bit": (flip, "policy.safetensors differs"),
     "truncated": (cut, "slots.safetensors differs"),
@@ -120,6 +141,14 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "no tensors": (lambda path: (path / "policy.safetensors").unlink(), "policy.safetensors is missing"),
     "digests edited": (edit_both, "digests.json differs"),
     "emptied": (empty, "differs"),
+    "digests of a file elsewhere": (signed(lambda _, digests: digests | {"../../x": "0"}), "is not a file of it"),
+    "a part without digest": (signed(lambda _, digests: digests.pop("slots.safetensors") and digests), "every file"),
+    "digests in a list": (signed(lambda _, digests: list(digests)), "does not name every file"),
+    "state in a list": (other_state("[1]"), "not a JSON object"),
+    "state without iteration": (other_state('{"version": 1}'), "has no 'iteration'"),
+    "state of another kind": (other_state('{"version": 1, "iteration": []}'), "int"),
+    "state too deep": (other_state("[" * 100_000), "nested too deeply"),
+    "state with NaN": (other_state('{"version": 1, "iteration": NaN}'), "NaN is not a number"),
 }
 
 
@@ -244,3 +273,39 @@ def test_saving_an_iteration_again_replaces_it(tmp_path: Path) -> None:
         "policy.safetensors",
         "state.json",
     }
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff" * 40, (3).to_bytes(8, "little") + b"{}x"])
+def test_a_part_that_is_no_safetensors_file_though_its_digest_is_right(tmp_path: Path, data: bytes) -> None:
+    def change(path: Path, digests: dict[str, Any]) -> None:
+        (path / "policy.safetensors").write_bytes(data)
+        digests["policy.safetensors"] = file_digest(path / "policy.safetensors")
+
+    path = write(tmp_path, 10)
+    signed(change)(path)
+    loaded = load(tmp_path)
+    for read in (loaded.arrays, loaded.tensors, lambda part: list(loaded.stream(part))):
+        with pytest.raises(AssetError, match=r"policy\.safetensors") as caught:
+            read("policy")
+        assert caught.value.code == "R351"
+    with pytest.raises(AssetError, match=r"has no critic\.safetensors"):
+        loaded.tensors("critic")
+
+
+def test_weights_that_do_not_fit_are_one_message(tmp_path: Path) -> None:
+    torch = importlib.import_module("torch")
+    save(tmp_path / "checkpoints", 1, {"policy": {"weight": np.zeros((2, 3), np.float32)}}, {}, ALL)
+    with pytest.raises(AssetError, match="does not fit what it is for") as caught:
+        load(tmp_path).fill(torch.nn.Linear(3, 5), "policy")
+    assert caught.value.code == "R351"
+    fits = torch.nn.Linear(3, 2, bias=False)
+    load(tmp_path).fill(fits, "policy")
+    assert fits.weight.abs().sum() == 0
+
+
+def test_a_folder_named_by_another_alphabets_digit_is_no_checkpoint(tmp_path: Path) -> None:
+    write(tmp_path, 3)
+    (tmp_path / "checkpoints" / "²").mkdir()
+    (tmp_path / "checkpoints" / "²" / "COMPLETE").write_text("")
+    assert checkpoint.iterations(tmp_path / "checkpoints") == [3]
+    assert load(tmp_path).iteration == 3

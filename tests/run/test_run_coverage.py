@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from builders import make_rollout
-from vlarl.run.coverage import SIDE, Coverage, before_and_after, cells_of, count_actions
+from vlarl.errors import AssetError
+from vlarl.results import Evaluated, document, protocol_block, read_document, write
+from vlarl.run.coverage import SIDE, Coverage, before_and_after, cells_of, count_actions, coverage_of, is_trained
+from vlarl.types import EpisodeSpec, Task, Trial
 
 _COMMANDS = np.random.default_rng(0).uniform(-1, 1, (3, 5, 7)).astype(np.float32)
+_TASK = Task(suite="s", index=0, name="reach", instruction="reach", horizon=9)
 
 
-def record(counts: np.ndarray, *, updated: bool) -> dict[str, Any]:
-    return {"action_counts": counts.tolist(), "stats": {"policy_updated": updated}}
+def evaluate(folder: Path, iteration: int, episodes: Sequence[np.ndarray], name: str | None = None) -> dict[str, Any]:
+    """Write an evaluation whose episodes took these actions, (length, 7) each, and read its document."""
+    trials = [
+        Trial(spec=EpisodeSpec(0, "eval", at, 0), success=False, errored=False, length=len(one), actions=one)
+        for at, one in enumerate(episodes)
+    ]
+    protocol = protocol_block([_TASK], [t.spec for t in trials], suite="s", conventions={}, renderer=None)
+    evaluated = Evaluated(iteration=iteration, decoding="greedy")
+    return read_document(write(document(trials, [_TASK], protocol=protocol, evaluated=evaluated), trials, folder, name))
 
 
 def counts_of(x: int, y: int, number: int = 4) -> np.ndarray:
@@ -65,23 +78,47 @@ def test_steps_of_idle_slots_and_control_steps_not_taken_do_not_count() -> None:
     assert np.sum(count_actions(chunks)) == 2 * t
 
 
-def test_before_is_what_the_first_policy_did_and_after_as_many_iterations_at_the_end() -> None:
-    records = [record(counts_of(0, at), updated=at >= 2) for at in range(7)]  # the critic alone learns in two of them
-    found = before_and_after(records)
+def test_the_first_two_dimensions_of_actions_count() -> None:
+    actions = np.zeros((3, 7), np.float32)
+    actions[:, 0], actions[:, 1], actions[:, 2] = (-1, -1, 1), (0, 0, 1), (1, -1, 0)
+    counts = coverage_of(actions).counts
+    assert {(x, y): counts[x, y] for x, y in np.argwhere(counts).tolist()} == {(0, 8): 2, (15, 15): 1}
+    assert coverage_of(actions[:0]).share == 0.0
+
+
+def test_the_first_and_the_last_evaluation_are_compared(tmp_path: Path) -> None:
+    still, left = np.zeros((4, 7), np.float32), np.full((2, 7), -1.0, np.float32)
+    episodes = {0: [still, still], 5: [left, left], 9: [still, left]}
+    documents = [evaluate(tmp_path, iteration, actions) for iteration, actions in episodes.items()]
+    found = before_and_after(tmp_path, documents)
     assert found is not None
-    assert found.iterations == 3
-    assert np.argwhere(found.before.counts).tolist() == [[0, 0], [0, 1], [0, 2]]
-    assert np.argwhere(found.after.counts).tolist() == [[0, 4], [0, 5], [0, 6]]
+    assert (found.episodes, found.iteration, found.temperature) == (2, 9, None)
+    assert (found.before.num_actions, found.after.num_actions) == (8, 6)
+    assert np.argwhere(found.before.counts).tolist() == [[8, 8]]
+    assert found.after.counts[8, 8] == 4
+    assert found.after.counts[0, 0] == 2
 
 
-def test_a_short_run_shares_no_iteration_between_before_and_after() -> None:
-    found = before_and_after([record(counts_of(0, at), updated=at >= 2) for at in range(5)])
-    assert found is not None
-    assert found.iterations == 2
+def test_without_a_later_evaluation_there_is_nothing_to_compare(tmp_path: Path) -> None:
+    first, later = (evaluate(tmp_path, iteration, [_COMMANDS[0]]) for iteration in (0, 3))
+    assert is_trained([first, later])
+    for documents in ([], [first], [later], [later, later]):
+        assert not is_trained(documents)
+        assert before_and_after(tmp_path, documents) is None
 
 
-def test_without_an_update_or_without_counts_there_is_nothing_to_compare() -> None:
-    assert before_and_after([]) is None
-    assert before_and_after([record(counts_of(0, 0), updated=False)] * 3) is None
-    assert before_and_after([record(counts_of(0, 0), updated=True)]) is None
-    assert before_and_after([{"stats": {"policy_updated": True}}] * 3) is None
+def test_actions_that_are_not_there_are_not_known(tmp_path: Path) -> None:
+    documents = [evaluate(tmp_path, iteration, [_COMMANDS[iteration]]) for iteration in (0, 1)]
+    assert before_and_after(tmp_path / "elsewhere", documents) is None
+    evaluate(tmp_path, 1, [_COMMANDS[2][:3]])  # another evaluation of that name
+    assert before_and_after(tmp_path, documents) is None
+    (tmp_path / "s-000001.safetensors").unlink()
+    assert before_and_after(tmp_path, documents) is None
+
+
+def test_damaged_actions_are_told(tmp_path: Path) -> None:
+    documents = [evaluate(tmp_path, iteration, [_COMMANDS[iteration]]) for iteration in (0, 1)]
+    (tmp_path / "s-000001.safetensors").write_bytes(b"no")
+    with pytest.raises(AssetError) as caught:
+        before_and_after(tmp_path, documents)
+    assert caught.value.code == "R360"

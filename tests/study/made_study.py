@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -62,11 +61,11 @@ def make_run(
     outcomes: Sequence[str] = ("00", "01"),
     *,
     status: manifest.Status = "done",
-    events: Callable[[int], Mapping[str, Any]] = lambda iteration: {},
+    actions: Callable[[int], np.ndarray] = lambda iteration: np.zeros((1, 7), np.float32),
 ) -> RunFolder:
     """A run of the job with one evaluation an item: characters are inits, the same for both tasks.
 
-    ``events``: what else the event of an iteration holds.
+    ``actions``: iteration of an evaluation -> those of each of its episodes, (length, 7).
     """
     now = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=next(_STAMP))
     run = folder.create(out / job.place, job.cell, job.digest, now)
@@ -94,11 +93,11 @@ def make_run(
                     "reward": {"success": 0.0},
                     "ledger": {"total_seconds": 30.0},
                     "warnings": [],
-                    **events(i),
                 }
             )
     for iteration, marks in enumerate(outcomes):
-        trials = [_trial(task, init, mark) for task in range(len(TASKS)) for init, mark in enumerate(marks)]
+        taken = actions(iteration).astype(np.float32)
+        trials = [_trial(task, init, mark, taken) for task in range(len(TASKS)) for init, mark in enumerate(marks)]
         protocol = protocol_block(
             TASKS, [t.spec for t in trials], suite="tabletop_basic", conventions={}, renderer="osmesa"
         )
@@ -108,9 +107,9 @@ def make_run(
     return run
 
 
-def _trial(task: int, init: int, mark: str) -> Trial:
-    actions = np.zeros((1, 7), dtype=np.float32)
-    return Trial(spec=EpisodeSpec(task, "eval", init, 0), success=mark == "1", errored=False, length=1, actions=actions)
+def _trial(task: int, init: int, mark: str, actions: np.ndarray) -> Trial:
+    spec = EpisodeSpec(task, "eval", init, 0)
+    return Trial(spec=spec, success=mark == "1", errored=False, length=len(actions), actions=actions)
 
 
 def made_result(

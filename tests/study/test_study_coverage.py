@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from made_study import STUDY, made_result, made_study, make_run
 
-from vlarl.intervals_bootstrap import seeds_interval
 from vlarl.recipe.specs.study import StudySpec
 from vlarl.report import report
 from vlarl.report_study_charts import cell_series
@@ -27,48 +26,66 @@ SPEC = StudySpec.model_validate(
 )
 
 
-def spread(num_cells: int) -> list[list[int]]:
-    """Counts of as many actions in each of so many cells."""
-    counts = np.zeros(SIDE * SIDE, int)
-    counts[:num_cells] = 10
-    return counts.reshape(SIDE, SIDE).tolist()
-
-
-def counted(iteration: int) -> dict[str, Any]:
-    """The policy is first updated in iteration 0; then its actions fill sixteen cells instead of one."""
-    return {"stats": {"policy_updated": True}, "action_counts": spread(16 if iteration else 1)}
+def acting(iteration: int) -> np.ndarray:
+    """Actions of an episode: one cell of the plane of commands at step 0 and half-way, sixteen of them in the end."""
+    actions = np.zeros((SIDE, 7))
+    if iteration == 2:
+        actions[:, 0] = np.linspace(-1, 1, SIDE)
+    return actions
 
 
 def covered(cell: str, seed: int, before: float, after: float) -> Any:
-    return made_result(cell, seed, [0.0, 0.5], {"a": "10"}, coverage=(before, after))
+    return made_result(cell, seed, [0.0, 0.5], {"a": "10"}, action_shares=(before, after))
 
 
 def test_results_keep_the_shares_of_a_run(tmp_path: Path) -> None:
     study = made_study(tmp_path)
     for job in study.jobs:
-        make_run(job, tmp_path / "out", ("00", "01", "11"), events=counted)
+        make_run(job, tmp_path / "out", ("00", "01", "11"), actions=acting)
     refresh(study, Order(out=tmp_path / "out", cache=tmp_path))
     runs = runs_of(read_results(tmp_path / "out" / RESULTS))
     assert runs == gather(study, tmp_path / "out")
     for run in runs:
-        assert run.coverage == pytest.approx((1 / 256, 16 / 256))
+        assert run.action_shares == pytest.approx((1 / 256, 16 / 256))
     assert "| slow | 2 | 0.4 [0.4, 0.4] | 6.2 [6.2, 6.2] | +5.9 [+5.9, +5.9] |" in (
         (tmp_path / "out" / "table.md").read_text()
     )
 
 
+def test_shares_are_not_known_where_the_actions_are_gone(tmp_path: Path) -> None:
+    study, out = made_study(tmp_path), tmp_path / "out"
+    for job in study.jobs:
+        run = make_run(job, out, ("00", "01", "11"), actions=acting)
+        if job.cell == "slow":
+            (run.evaluations / "tabletop_basic-000000.safetensors").unlink()
+    refresh(study, Order(out=out, cache=tmp_path))
+    text = (out / "table.md").read_text()
+    assert "| base | 2 | 0.4 [0.4, 0.4] |" in text
+    assert "Spread of actions of `slow`: not known, the actions of the evaluations are not there." in text
+    assert "Spread of actions of <code>slow</code>: not known" in report(out).path.read_text()
+
+
 def test_results_of_an_earlier_version_are_read(tmp_path: Path) -> None:
     study, out = made_study(tmp_path), tmp_path / "out"
     for job in study.jobs:
-        make_run(job, out)
+        make_run(job, out, ("00", "01"))
     refresh(study, Order(out=out, cache=tmp_path))
     document = json.loads((out / RESULTS).read_text())
     for run in document["runs"]:
-        assert (run.pop("coverage"), run.pop("num_gpus")) == (None, 0)
+        assert run.pop("action_shares") == pytest.approx((1 / 256, 1 / 256))
+        assert run.pop("num_gpus") == 0
+        run["coverage"] = (0.1, 0.2)  # over rollouts
+        for point in run["evaluations"]:
+            assert point.pop("outcomes")
     del document["table"]["coverage"]
     (out / RESULTS).write_text(json.dumps(document))
-    assert runs_of(read_results(out / RESULTS)) == gather(study, out)
-    assert "Spread of actions" not in report(out).path.read_text()
+    for earlier, now in zip(runs_of(read_results(out / RESULTS)), gather(study, out), strict=True):
+        assert (earlier.outcomes, earlier.chain) == (now.outcomes, now.chain)
+        assert [(p.k, p.n, p.outcomes) for p in earlier.evaluations] == [(p.k, p.n, None) for p in now.evaluations]
+        assert earlier.action_shares is None
+    page = report(out).path.read_text()
+    assert "Spread of actions: not known" in page
+    assert page.count('<polygon class="k0 band"') == 4, "bands from counts: wide and narrow, env steps and minutes"
 
 
 def test_the_page_has_no_column_without_a_number(tmp_path: Path) -> None:
@@ -94,7 +111,7 @@ def test_markdown_and_csv_have_them() -> None:
     runs = [covered("base", 1, 0.1, 0.2), covered("base", 2, 0.2, 0.5)]
     table = make_table(SPEC, runs)
     text = markdown(table, "ours")
-    assert "| cell | seeds | before RL | after RL | change |" in text
+    assert "| cell | seeds | at step 0 | last evaluation | change |" in text
     assert "| base | 2 | 15.0 [10.0, 20.0] | 35.0 [20.0, 50.0] | +20.0 [+10.0, +30.0] |" in text
     base, new = csv.DictReader(io.StringIO(csv_text(table)))
     assert [base[f"coverage_{name}"] for name in ("before", "after_low", "after_high", "change")] == [
@@ -106,28 +123,19 @@ def test_markdown_and_csv_have_them() -> None:
     assert new["coverage_before"] == ""
 
 
-def test_a_study_without_counts_has_no_such_table() -> None:
+def test_a_study_without_actions_has_no_such_table() -> None:
     table = make_table(SPEC, [made_result("base", 1, [0.0, 0.5], {"a": "10"})])
     assert table.coverage == ()
-    assert "before RL" not in markdown(table, "ours")
+    text = markdown(table, "ours")
+    assert "| at step 0 |" not in text
+    assert text.endswith("Spread of actions: not known, the actions of the evaluations are not there.\n")
 
 
 def test_unfinished_runs_do_not_count() -> None:
-    run = made_result("base", 1, [0.5], {"a": "1"}, state="unfinished", coverage=(0.1, 0.2))
-    assert make_table(SPEC, [run]).coverage == ()
-
-
-def test_the_interval_over_seeds() -> None:
-    rng = np.random.default_rng(0)
-    assert seeds_interval(np.array([0.5]), rng) is None
-    interval = seeds_interval(np.array([0.0, 1.0]), rng)
-    assert interval is not None
-    assert (interval.low, interval.high) == (0.0, 1.0)
-    values = np.linspace(0, 1, 50)
-    wide = seeds_interval(values, rng)
-    assert wide is not None
-    deviation = values.std() / 50**0.5
-    assert (wide.low, wide.high) == pytest.approx((0.5 - 1.96 * deviation, 0.5 + 1.96 * deviation), abs=0.01)
+    run = made_result("base", 1, [0.5], {"a": "1"}, state="unfinished", action_shares=(0.1, 0.2))
+    table = make_table(SPEC, [run])
+    assert table.coverage == ()
+    assert "Spread of actions" not in markdown(table, "ours")
 
 
 # GPU-hours
@@ -152,7 +160,7 @@ def test_gpu_hours_are_those_of_runs_on_gpus() -> None:
 def test_the_page_shows_spread_and_gpu_hours(tmp_path: Path, gpus: int) -> None:
     study, out = made_study(tmp_path, STUDY), tmp_path / "out"
     for job in study.jobs:
-        make_run(job, out, ("00", "01", "11"), events=counted)
+        make_run(job, out, ("00", "01", "11"), actions=acting)
     refresh(study, Order(out=out, cache=tmp_path))
     document = json.loads((out / RESULTS).read_text())
     for run in document["runs"]:

@@ -10,104 +10,17 @@ import numpy as np
 import pytest
 from made_study import made_result
 
-from vlarl.intervals import wilson
-from vlarl.intervals_bootstrap import (
-    difference_interval,
-    interquartile_interval,
-    interquartile_mean,
-    mean_interval,
-    mean_rate,
-    ratio_interval,
-    seeds_to_settle,
-)
+from vlarl.intervals import Interval, wilson
+from vlarl.intervals_bootstrap import student_interval
 from vlarl.recipe.specs.study import StudySpec, ThresholdSpec
-from vlarl.results_study_table import csv_text, make_table, markdown, time_to_threshold
-
-
-def rng() -> np.random.Generator:
-    return np.random.default_rng(0)
+from vlarl.results_study import Point
+from vlarl.results_study_numbers import alike, point_interval
+from vlarl.results_study_table import csv_text, difference_text, make_table, markdown, pairs_text, time_to_threshold
 
 
 def spec(**fields: object) -> StudySpec:
     given = {"recipe": "r.yaml", "seeds": [1, 2], "baseline": "base", "cells": {"base": {}, "new": {}}, **fields}
     return StudySpec.model_validate(given)
-
-
-# Bootstrap
-
-
-@pytest.mark.parametrize(
-    ("scores", "wanted"),
-    [
-        ([0.1, 0.2, 0.3, 0.8], 0.25),
-        ([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 1.0], 0.35),
-        ([0.5, 1.0, 0.0], 0.5),  # floor(3 / 4) = 0: nothing is left out
-        ([1.0], 1.0),
-    ],
-)
-def test_interquartile_mean(scores: list[float], wanted: float) -> None:
-    assert interquartile_mean(np.array(scores)) == pytest.approx(wanted)
-
-
-def test_the_mean_over_seeds_weighs_seeds_alike() -> None:
-    assert mean_rate(np.array([[1, 1], [0, 2]]), np.array([[2, 2], [10, 10]])) == pytest.approx((0.5 + 0.1) / 2)
-
-
-def test_certain_outcomes_have_no_spread() -> None:
-    k, n = np.array([[5, 0], [5, 0]]), np.full((2, 2), 5)
-    for interval in (mean_interval(k, n, rng()), interquartile_interval(k, n, rng())):
-        assert (interval.low, interval.high) == (0.5, 0.5)
-
-
-def test_episodes_of_one_seed_spread_as_a_binomial() -> None:
-    interval = mean_interval(np.array([[40]]), np.array([[100]]), rng())
-    deviation = (0.4 * 0.6 / 100) ** 0.5
-    assert interval.low == pytest.approx(0.4 - 1.96 * deviation, abs=0.011)
-    assert interval.high == pytest.approx(0.4 + 1.96 * deviation, abs=0.011)
-
-
-def test_seeds_that_differ_widen_the_interval() -> None:
-    n = np.full((4, 1), 400)
-    alike = mean_interval(np.full((4, 1), 200), n, rng())
-    apart = mean_interval(np.array([[40], [160], [240], [360]]), n, rng())
-    assert apart.high - apart.low > 5 * (alike.high - alike.low)
-    # Of two seeds at 0 and 1 a resample takes either alone with probability 1/4 each.
-    two = mean_interval(np.array([[0], [400]]), n[:2], rng())
-    assert (two.low, two.high) == (0.0, 1.0)
-
-
-def test_pairs_are_resampled_as_one() -> None:
-    n = np.full((3, 2), 10)
-    always = difference_interval(np.full((3, 2), 10), np.zeros((3, 2), dtype=int), n, rng())
-    assert (always.low, always.high) == (1.0, 1.0)
-    same = difference_interval(np.zeros((3, 2), dtype=int), np.zeros((3, 2), dtype=int), n, rng())
-    assert (same.low, same.high) == (0.0, 0.0)
-    mixed = difference_interval(np.full((3, 2), 2), np.full((3, 2), 1), n, rng())
-    deviation = ((0.3 - 0.1**2) / 60) ** 0.5  # of the mean of 60 changes in {-1, 0, 1}
-    assert mixed.low == pytest.approx(0.1 - 1.96 * deviation, abs=0.02)
-    assert mixed.high == pytest.approx(0.1 + 1.96 * deviation, abs=0.02)
-
-
-def test_a_generator_gives_the_same_interval_again() -> None:
-    k, n = np.array([[3, 4], [5, 1]]), np.full((2, 2), 8)
-    assert mean_interval(k, n, rng()) == mean_interval(k, n, rng())
-
-
-def test_ratio_of_times() -> None:
-    interval = ratio_interval(np.array([50.0, 100.0]), np.array([100.0, 200.0]), rng())
-    assert interval is not None
-    assert (interval.low, interval.high) == (0.5, 0.5)
-    spread = ratio_interval(np.array([50.0, 100.0]), np.array([100.0, 100.0]), rng())
-    assert spread is not None
-    assert (spread.low, spread.high) == (0.5, 1.0)
-    assert ratio_interval(np.array([50.0]), np.array([100.0]), rng()) is None
-
-
-def test_seeds_to_settle() -> None:
-    differences = np.array([0.1, -0.02, 0.04])  # mean 0.04, standard deviation 0.06
-    assert seeds_to_settle(differences) == 9  # (1.96 * 0.06 / 0.04)^2 = 8.64
-    assert seeds_to_settle(np.array([0.1])) is None
-    assert seeds_to_settle(np.array([0.1, -0.1])) is None
 
 
 # Time to a threshold
@@ -142,9 +55,13 @@ def test_times_and_their_ratio() -> None:
     assert new.times == {1: 200, 2: 300}
     assert new.censored == 1
     assert new.ratio == pytest.approx(500 / 600)
-    assert new.ratio_bound == ""  # both sides have a run that never got there
+    assert new.ratio_bound == "both"  # both sides have a run that never got there
+    assert new.baseline_censored == 1
     assert new.ratio_interval is not None
     assert (new.ratio_interval.low, new.ratio_interval.high) == pytest.approx((2 / 3, 1.0))
+    text = markdown(table, "ours")
+    assert "x 0.83 [0.67, 1.00], both cut off by the budget, 250 steps, 1 of 2 never, baseline 1 of 2 |" in text
+    assert "until 40.0 % (itself an estimate from the runs of `base`)" in text
 
 
 @pytest.mark.parametrize(("slow", "bound", "shown"), [("new", ">=", "≥ x 2.00"), ("base", "<=", "≤ x 0.50")])
@@ -154,6 +71,15 @@ def test_a_censored_side_makes_the_ratio_a_bound(slow: str, bound: str, shown: s
     table = make_table(spec(threshold={"window": 1, "success": 0.5}), runs)
     assert table.rows[1].ratio_bound == bound
     assert shown in markdown(table, "ours")
+    assert ("baseline 1 of 1" in markdown(table, "ours")) == (slow == "base")
+    assert "cut off" not in markdown(table, "ours")
+    assert "itself an estimate" not in markdown(table, "ours"), "it was given"
+
+
+def test_without_censored_runs_the_ratio_is_no_bound() -> None:
+    runs = [made_result(name, 1, [0.0, 0.5, 0.5], {"a": "1"}) for name in ("base", "new")]
+    row = make_table(spec(threshold={"window": 1, "success": 0.5}), runs).rows[1]
+    assert (row.ratio, row.ratio_bound, row.baseline_censored) == (1.0, "", 0)
 
 
 def test_a_threshold_may_be_given() -> None:
@@ -180,13 +106,16 @@ def runs_with_outcomes() -> list:
 
 def test_rows() -> None:
     base, new = make_table(spec(cells={"base": {}, "new": {"paper": 88.0}}), runs_with_outcomes()).rows
-    assert (base.k, base.n, base.pooled) == (6, 16, wilson(6, 16))
-    assert base.mean == pytest.approx(6 / 16)
+    assert (base.k, base.n, base.mean) == (6, 16, 6 / 16)
+    assert base.mean_interval is not None
+    assert base.mean_interval.low < 6 / 16 < base.mean_interval.high
     assert base.iqm == pytest.approx((0.25 + 0.5) / 2)  # of 0.5, 0, 0.75, 0.25
     assert (base.difference, base.pairs) == (None, 0)
     assert new.mean == pytest.approx(9 / 16)
     assert new.difference == pytest.approx((2 / 8 + 1 / 8) / 2)  # seed 1: two gained; seed 2: two gained, one lost
     assert new.pairs == 2
+    by_seed = student_interval(np.array([2 / 8, 1 / 8]))
+    assert new.difference_interval == Interval(max(-1.0, by_seed.low), min(1.0, by_seed.high))
     assert new.seconds == 60.0
     assert new.paper == 88.0
 
@@ -196,6 +125,67 @@ def test_seeds_of_one_side_only_are_not_paired() -> None:
     new = make_table(spec(), runs).rows[1]
     assert (new.seeds, new.pairs) == (2, 1)
     assert new.difference == pytest.approx(2 / 8)
+    assert pairs_text(new) == "(1 pair, episodes only)"
+    assert "+25.0 [" in difference_text(new)
+    assert "] (1 pair, episodes only)" in difference_text(new)
+
+
+def test_two_pairs_of_three_seeds_are_told() -> None:
+    runs = [*runs_with_outcomes(), made_result("new", 3, [0.5], OUTCOMES["new", 1])]
+    new = make_table(spec(), runs).rows[1]
+    assert (new.seeds, new.pairs, pairs_text(new)) == (3, 2, "(2 pairs)")
+    assert difference_text(new).endswith("(2 pairs); seeds to settle: not enough to say")
+
+
+def test_one_seed_alone_speaks_of_its_episodes() -> None:
+    table = make_table(spec(), [run for run in runs_with_outcomes() if run.seed == 1])
+    base, new = table.rows
+    assert base.mean_interval == wilson(2, 8)
+    assert pairs_text(new) == "(episodes only)"
+    assert any(note.startswith("*episodes only*") for note in markdown(table, "ours").split("- "))
+
+
+def test_outcomes_that_are_all_alike_have_an_interval_with_a_width() -> None:
+    runs = [made_result(cell, seed, [0.0], {"a": "0" * 8}) for cell in ("base", "new") for seed in (1, 2, 3)]
+    base, new = make_table(spec(seeds=[1, 2, 3]), runs).rows
+    assert base.mean_interval == base.iqm_interval == wilson(0, 8)
+    assert new.difference_interval is not None
+    assert new.difference_interval.low < 0 < new.difference_interval.high
+    assert "seeds to settle: not enough to say" in difference_text(new), "without a difference no number settles it"
+
+
+def test_seeds_to_settle_are_told_where_zero_is_inside() -> None:
+    marks = {1: "11111110", 2: "11000000", 3: "11110000"}
+    runs = [made_result("base", seed, [0.5], {"a": "11100000"}) for seed in marks]
+    runs += [made_result("new", seed, [0.5], {"a": own}) for seed, own in marks.items()]
+    new = make_table(spec(seeds=[1, 2, 3]), runs).rows[1]
+    assert new.holds_zero
+    assert new.seeds_to_settle is not None
+    assert new.seeds_to_settle > 3
+    assert difference_text(new).endswith(f"; {new.seeds_to_settle} seeds to settle")
+
+
+def test_seeds_with_other_tasks_or_episodes_are_left_out_and_it_is_said() -> None:
+    other = made_result("new", 3, [0.5], {"a": "11"})
+    none = made_result("new", 4, [], {})
+    runs = [*runs_with_outcomes(), other, none]
+    kept, left_out = alike(runs[2:])
+    assert ([run.seed for run in kept], [run.seed for run in left_out]) == ([1, 2], [3, 4])
+    table = make_table(spec(seeds=[1, 2, 3, 4]), runs)
+    assert (table.rows[1].seeds, table.rows[1].n) == (2, 16)
+    note = "seeds 3, 4 of new were not evaluated on the tasks and episodes of the cell's other seeds and left out"
+    assert note in table.notes
+
+
+def test_a_band_knows_which_episodes_succeeded_or_takes_the_worst() -> None:
+    marks = ("1100", "1100", "1100")
+    known = [Point(iteration=1, env_steps=1, seconds=1.0, k=2, n=4, outcomes={"a": mark}) for mark in marks]
+    unknown = [Point(iteration=1, env_steps=1, seconds=1.0, k=2, n=4) for _ in marks]
+    runs = [made_result("base", seed, [0.5], {"a": mark}) for seed, mark in enumerate(marks, 1)]
+    assert point_interval(known) == make_table(spec(seeds=[1, 2, 3]), runs).rows[0].mean_interval
+    mixed = point_interval([*known[:2], unknown[2]])
+    assert mixed == point_interval(unknown)
+    assert mixed.low < 0.5 < mixed.high
 
 
 def test_unfinished_runs_are_left_out() -> None:
@@ -226,13 +216,21 @@ def test_markdown_and_csv_say_the_same() -> None:
     text = markdown(table, "ours")
     lines = text.splitlines()
     assert lines[2].startswith("| cell | seeds | success | mean over seeds | IQM | difference | steps to threshold |")
-    assert "| new | 2 | 9/16 56.2 [" in text
+    assert "| new | 2 | 9/16 | 56.2 [" in text
     assert "a\\|b" in text
     base, new = csv.DictReader(io.StringIO(csv_text(table)))
     assert base["cell"] == "base"
     assert float(new["difference"]) == 0.1875
     assert float(new["mean_low"]) <= float(new["mean"]) <= float(new["mean_high"])
     assert base["difference"] == ""
+
+
+def test_the_legend_says_what_is_covered() -> None:
+    table = make_table(spec(), runs_with_outcomes())
+    text = markdown(table, "ours")
+    for words in ("crossed bootstrap", "Student's t", "several comparisons", "seeds to settle", "fewer than three"):
+        assert words in text, words
+    assert "Wilson interval" not in text
 
 
 def test_a_study_that_has_not_begun_has_a_table() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -52,3 +54,13 @@ def test_a_death_is_told_as_such() -> None:
     with pytest.raises(EnvironmentUnusable) as caught:
         list(stream(dying, [5, 6], num_workers=1))
     assert caught.value.code == "E412"
+
+
+def test_a_module_that_lies_in_the_current_folder_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("multiprocessing", "json", "numpy"):
+        (tmp_path / f"{name}.py").write_text("open('RUN', 'w').write('x'); raise SystemExit(9)")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
+    assert list(stream(count, [2], num_workers=1)) == [0, 1]
+    assert not (tmp_path / "RUN").exists()
+    assert "PYTHONSAFEPATH" not in os.environ

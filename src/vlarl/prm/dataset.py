@@ -6,7 +6,6 @@ trajectory; ``examples/*`` the labelled pairs of frame and instruction. ``manife
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -20,8 +19,10 @@ import numpy as np
 
 from vlarl.digest import file_digest
 from vlarl.errors import AssetError
-from vlarl.prm.labelling import Examples
+from vlarl.prm.labelling import SOURCES, Examples
+from vlarl.run.documents import read_object
 from vlarl.run.files import disk_errors, partial_of, publish_folder, write_json
+from vlarl.suites.hdf5_probe import vet
 
 DATA, MANIFEST, SHEETS = "labels.hdf5", "manifest.json", "contact_sheets"
 SCHEMA_VERSION = 1
@@ -129,21 +130,24 @@ class FrameReader:
 def open_labels(folder: Path) -> LabelSet:
     """AssetError R398 where the folder is not a whole label data set."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = read_object(folder / MANIFEST)
         known = manifest["schema_version"] == SCHEMA_VERSION
         whole = known and file_digest(folder / DATA) == manifest["data"]
         if whole:
+            vet(folder / DATA)
             with h5py.File(folder / DATA, "r") as file:
-                return LabelSet(
+                labels = LabelSet(
                     path=folder,
                     manifest=manifest,
-                    examples=Examples(**{name: file[f"examples/{name}"][()] for name in file["examples"]}),
-                    trajectories={name: file[f"trajectories/{name}"][()] for name in file["trajectories"]},
-                    gripper=file["frames/gripper"][()],
-                    speed=file["frames/speed"][()],
+                    examples=Examples(**{name: _column(file[f"examples/{name}"]) for name in file["examples"]}),
+                    trajectories={name: _column(file[f"trajectories/{name}"]) for name in file["trajectories"]},
+                    gripper=_column(file["frames/gripper"]),
+                    speed=_column(file["frames/speed"]),
                 )
+                _check(labels, file["frames/images"])
+                return labels
         reason = f"{DATA} differs from its digest" if known else f"its schema_version is {manifest['schema_version']}"
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, MemoryError) as error:
         reason = str(error)
     raise AssetError(
         f"{folder} is not a whole label data set: {reason}",
@@ -151,3 +155,46 @@ def open_labels(folder: Path) -> LabelSet:
         place=str(folder),
         hint="`vlarl label-segments RECIPE --out DIR` makes one",
     )
+
+
+def _column(values: h5py.Dataset) -> np.ndarray:
+    if values.ndim != 1 or values.dtype.kind not in "iufb":
+        raise ValueError(f"{values.name} has shape {values.shape} and type {values.dtype}")
+    return np.asarray(values[()])
+
+
+def _check(labels: LabelSet, images: h5py.Dataset) -> None:
+    """ValueError or KeyError unless every row that is named exists, and the manifest describes the data."""
+    manifest, examples, trajectories = labels.manifest, labels.examples, labels.trajectories
+    camera, texts = manifest["camera"], manifest["instructions"]
+    kinds = [isinstance(manifest[name], kind) for name, kind in _KINDS.items()]
+    sources = [isinstance(each, dict) and {"file", "sha256"} <= each.keys() for each in manifest["sources"]]
+    if not all(kinds) or not all(sources) or not isinstance(camera["suite"], str):
+        raise ValueError(f"{MANIFEST} is not what is written")
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise ValueError("its instructions are no texts")
+    side, frames = camera["image_size"], len(labels.gripper)
+    if images.shape != (frames, side, side, 3) or images.dtype != np.uint8 or len(labels.speed) != frames:
+        raise ValueError(f"frames/images has shape {images.shape} beside {frames} frames of {side} pixels")
+    for columns in (trajectories, vars(examples)):
+        if len({len(column) for column in columns.values()}) != 1:
+            raise ValueError("its columns have several lengths")
+    ends = trajectories["first_frame"] + trajectories["num_steps"]
+    follow = (trajectories["first_frame"] == np.append(0, ends[:-1])).all() and (trajectories["num_steps"] > 0).all()
+    if not follow or int(ends[-1]) != frames:
+        raise ValueError("its trajectories do not follow one another")
+    for name, column, end in (
+        ("trajectories/instruction", trajectories["instruction"], len(texts)),
+        ("examples/frames", examples.frames, frames),
+        ("examples/instructions", examples.instructions, len(texts)),
+        ("examples/trajectories", examples.trajectories, len(ends)),
+        ("examples/verdicts", examples.verdicts + 1, 3),
+        ("examples/sources", examples.sources, len(SOURCES)),
+    ):
+        if column.dtype.kind not in "iu" or not ((column >= 0) & (column < end)).all():
+            raise ValueError(f"{name} names what is not there")
+    if not (np.isnan(examples.progress) | ((examples.progress >= 0) & (examples.progress <= 1))).all():
+        raise ValueError("examples/progress lies outside 0 to 1")
+
+
+_KINDS = {"labels": dict, "sources": list, "action": str, "camera": dict, "instructions": list, "data": str}

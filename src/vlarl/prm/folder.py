@@ -18,11 +18,13 @@ from vlarl.prm.protocol import QUESTIONS, OnBase, RewardModel, Views
 from vlarl.recipe.schema import hashed_values
 from vlarl.recipe.specs.base import PartSpec
 from vlarl.recipe.specs.prm import Device, PrmSpec
+from vlarl.run.documents import read_object
 from vlarl.run.files import write_json, write_synced, write_text
 
 WEIGHTS, CONFIG, CARD, CARD_TEXT, COMPLETE = "model.safetensors", "config.json", "card.json", "card.md", "COMPLETE"
 BASE = "base.json"  # where the base model of adapters is; may be edited when it has moved
 SCHEMA_VERSION = 1
+_MAX_SIDE = 4096  # pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,12 +117,15 @@ def load_reward_model(folder: Path, device: Device = "auto") -> FrozenRewardMode
     """AssetError R395 where ``folder`` is no reward model, R398 where it is a damaged one, R377 on another base."""
     require_complete(folder)
     try:
-        config = json.loads((folder / CONFIG).read_text())
+        config = read_object(folder / CONFIG)
         intact = json_digest(config) == (folder / COMPLETE).read_text().strip()
         intact = intact and file_digest(folder / WEIGHTS) == config["weights"]
-        described, meaning = config["spec"], Meaning(**{name: config[name] for name in Meaning.__dataclass_fields__})
+        described, seed = dict(config["spec"]), int(config["seed"])
+        meaning = Meaning(**{name: config[name] for name in Meaning.__dataclass_fields__})
+        if type(meaning.image_size) is not int or not 0 < meaning.image_size <= _MAX_SIDE:
+            raise ValueError(f"image_size is {meaning.image_size!r}")
         if "base" in config:
-            described = {**described, "checkpoint": json.loads((folder / BASE).read_text())["checkpoint"]}
+            described = {**described, "checkpoint": read_object(folder / BASE)["checkpoint"]}
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise _damaged(folder, str(error)) from error
     if not intact:
@@ -128,9 +133,10 @@ def load_reward_model(folder: Path, device: Device = "auto") -> FrozenRewardMode
     spec = _spec(folder, described)
     if isinstance(spec, PrmSpec):
         spec = spec.model_copy(update={"device": device})
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    model: RewardModel = registry.build(spec, image_size=meaning.image_size, seed=config["seed"])
+    model: RewardModel = registry.build(spec, image_size=meaning.image_size, seed=seed)
     if isinstance(model, OnBase) and model.base_digest != config["base"]:
         raise AssetError(
             f"the reward model {folder} was trained on {config['base'][:12]}, and {model.base_name} is "
@@ -139,7 +145,10 @@ def load_reward_model(folder: Path, device: Device = "auto") -> FrozenRewardMode
             place=str(folder / BASE),
             hint=f"put the base checkpoint back, or name in {BASE} where it is now",
         )
-    model.load_state_dict(load_file(folder / WEIGHTS))
+    try:
+        model.load_state_dict(load_file(folder / WEIGHTS))
+    except (SafetensorError, RuntimeError, KeyError) as error:
+        raise _damaged(folder, f"its weights are not those of the model: {str(error).splitlines()[0]}") from error
     model.train(False)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -169,7 +178,7 @@ def check_meaning(model: FrozenRewardModel, wanted: Meaning) -> None:
 def _spec(folder: Path, described: Mapping[str, Any]) -> PartSpec:
     kinds = registry.kinds("prm")
     kind = described.get("kind")
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise AssetError(
             f"{folder} is a reward model of kind `{kind}`, which this vlarl does not have",
             code="R395",
@@ -177,7 +186,7 @@ def _spec(folder: Path, described: Mapping[str, Any]) -> PartSpec:
             hint="install the package that offers it; `vlarl list reward-models` shows those there are",
         )
     try:
-        return kinds[str(kind)].model_validate_json(json.dumps(described))
+        return kinds[kind].model_validate_json(json.dumps(described))
     except ValidationError as error:
         raise _damaged(folder, "its config.json is of another version") from error
 
@@ -186,10 +195,10 @@ def _what_else(folder: Path) -> str:
     if not folder.is_dir():
         return ": there is no such folder"
     try:
-        config = json.loads((folder / CONFIG).read_text())
+        config = read_object(folder / CONFIG)
     except (OSError, ValueError):
         return ""
-    names = config.get("architectures") if isinstance(config, dict) else None
+    names = config.get("architectures")
     return f" but {names[0]}, a model without an image-text head for it" if isinstance(names, list) and names else ""
 
 

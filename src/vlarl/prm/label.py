@@ -24,10 +24,11 @@ from vlarl.prm.labelling import CutTrajectory, Examples, draw_examples
 from vlarl.prm.rollouts import record_rollouts
 from vlarl.prm.segments import Segmentation
 from vlarl.prm.sources import Curves, curves_of, cut, place_of
+from vlarl.recipe.paths import expanded
 from vlarl.recipe.schema import Recipe, hashed_values
 from vlarl.recipe.specs.prm import LabelsSpec
 from vlarl.run.folder import RunFolder
-from vlarl.suites.demonstration_layout import read_source, reading
+from vlarl.suites.demonstration_layout import read_source, reading, vet_demonstrations
 from vlarl.suites.demonstrations import demonstration_files, read_trajectories
 from vlarl.types import Trajectory
 from vlarl.warmstart import Progress, obtain_demonstrations
@@ -88,6 +89,7 @@ def label_segments(
         sources = _own_demonstrations(recipe, say)
     else:
         sources = [path for each in demonstrations for path in demonstration_files(each)]
+        vet_demonstrations(sources)
     with new_folder(out, "labels") as temporary:
         if run is not None:
             say(f"replaying episodes of {run.id}")
@@ -111,11 +113,14 @@ def _own_demonstrations(recipe: Recipe, say: Say) -> list[Path]:
             code="U260",
             hint="name some with --demos PATH, or a run with --run RUN",
         )
-    suite, cache = build_suite(recipe), Path(recipe.run.cache).expanduser()
+    suite, cache = build_suite(recipe), expanded(recipe.run.cache)
     progress = Progress(recorded=lambda result: say(f"recorded {result.path.stem}"))
-    return demonstration_files(
+    files = demonstration_files(
         obtain_demonstrations(recipe.imitation, recipe.suite, suite, recipe.imitation_seed, cache, progress)
     )
+    if recipe.imitation.demonstrations is not None:
+        vet_demonstrations(files)
+    return files
 
 
 def survey(files: Sequence[Path], spec: LabelsSpec) -> Survey:

@@ -21,6 +21,7 @@ from vlarl.errors import AssetError, RecipeError
 from vlarl.policies.openvla.folder import read_object
 from vlarl.policies.openvla.hub import SCHEME, pinned, resolve
 from vlarl.policies.openvla.layout import CONFIG, INDEX, read_tensors
+from vlarl.policies.tokenizer_file import read_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,6 +30,7 @@ FAMILY = ("qwen2_vl", "qwen2_5_vl")  # by config.json's model_type
 TOKENIZER, PICTURES, ADAPTER = "tokenizer.json", "preprocessor_config.json", "adapter_config.json"
 _HINT_AGAIN = "download it again: a copy was cut short or changed"
 _HINT_WHOLE = "copy the whole checkpoint: *.json and *.safetensors"
+_NOT_ARCHITECTURE = {"auto_map", "attn_implementation", "quantization_config", "transformers_weights", "dtype"}
 _SIZES = {"patch_size": "patch_size", "merge_size": "spatial_merge_size", "temporal_patch_size": "temporal_patch_size"}
 
 
@@ -74,20 +76,23 @@ def open_base(reference: str) -> Base:
 
 def load_network(base: Base, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     """The frozen network; AssetError R395 where the files give none with a head over its vocabulary."""
-    from transformers import AutoModelForImageTextToText
+    from transformers import AutoConfig, AutoModelForImageTextToText
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     try:
+        described = _architecture_alone(base.config)
         network, loaded = AutoModelForImageTextToText.from_pretrained(
             base.folder,
+            config=AutoConfig.for_model(described.pop("model_type"), **described),
+            trust_remote_code=False,
             dtype=dtype,
             attn_implementation="sdpa",
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
         )
-    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, OSError) as error:
+    except Exception as error:  # validation of a configuration raises errors of its own, dependencies others
         first = str(error).strip().partition("\n")[0]
         raise not_answering(base.folder, f"whose files give no network: {first}") from error
     absent = sorted(map(str, loaded["missing_keys"]))
@@ -98,6 +103,15 @@ def load_network(base: Base, *, dtype: torch.dtype, device: torch.device) -> Pre
     for parameter in made.parameters():
         parameter.requires_grad_(False)
     return made
+
+
+def _architecture_alone(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``config`` without what would choose other files, other code or another arithmetic than those asked for."""
+    return {
+        key: _architecture_alone(value) if isinstance(value, Mapping) else value
+        for key, value in config.items()
+        if not key.startswith("_") and key not in _NOT_ARCHITECTURE
+    }
 
 
 class Pictures:
@@ -159,8 +173,8 @@ def _what_it_is(folder: Path, config: Mapping[str, Any]) -> str:
 
 def _tokenizer(path: Path) -> Tokenizer:
     try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing narrower
+        return read_tokenizer(path)
+    except ValueError as error:
         raise unusable_tokenizer(path, str(error)) from error
 
 

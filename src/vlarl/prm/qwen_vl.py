@@ -92,7 +92,8 @@ class QwenVlRewardModel:
         return {name: weight.detach().cpu() for name, weight in self._adapters.items()}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        assert tensors.keys() == self._adapters.keys(), "adapters of the same layers"
+        if tensors.keys() != self._adapters.keys():
+            raise KeyError(f"adapters of other layers: {min(tensors.keys() ^ self._adapters.keys())}")
         with torch.no_grad():
             for name, weight in self._adapters.items():
                 weight.copy_(tensors[name])

@@ -26,7 +26,7 @@ def curves_of(trajectory: Trajectory, place: str) -> Curves:
     signals = trajectory.signals
     states, position = signals.get("gripper_states"), signals.get("ee_pos")
     if position is None and "ee_states" in signals:
-        position = signals["ee_states"][:, :3]
+        position = signals["ee_states"][..., :3]
     for name, values in (("gripper_states", states), ("ee_pos", position)):
         if values is None:
             raise AssetError(
@@ -46,6 +46,14 @@ def curves_of(trajectory: Trajectory, place: str) -> Curves:
             place=place,
             hint="remove the episode from the file, or record it again",
         )
+    for name, values in (("gripper_states", states), ("ee_pos", position)):
+        if values.ndim > 2 or values.dtype.kind not in "fiu" or (name == "ee_pos" and values.shape != (length, 3)):
+            raise AssetError(
+                f"{place} has a channel `{name}` of shape {values.shape} and type {values.dtype}",
+                code="R391",
+                place=place,
+                hint="record it again with `vlarl collect`, or use LIBERO's own files",
+            )
     widths = states.reshape(length, -1).astype(np.float64)
     gripper = widths[:, 0] - widths[:, 1] if widths.shape[1] == 2 else widths.mean(axis=1)
     if not (np.isfinite(gripper).all() and np.isfinite(position).all()):

@@ -80,8 +80,8 @@ CODES: Mapping[str, Code] = _in_order(
         ),
         "R110": Code(
             "unreadable file",
-            "A recipe file is missing, is a folder, may not be read, or is too large. Paths under `extends` "
-            "are relative to the file that names them; a shipped recipe is named without an ending.",
+            "A recipe file is missing, is no regular file, may not be read, or is too large. Paths under `extends` "
+            "are relative to the file that names them and end in .yaml or .yml; a shipped recipe is named without.",
             "extends: no-such-file.yaml",
             "seed: 0",
         ),

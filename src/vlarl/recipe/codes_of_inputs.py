@@ -59,8 +59,8 @@ OF_INPUTS: Mapping[str, Code] = MappingProxyType(
         ),
         "R318": Code("unreadable init states", "The official init states of a LIBERO task are missing or damaged."),
         "R320": Code(
-            "damaged event file",
-            "A line of events.jsonl is not a record. A last line that a crash left torn is cut off without a word; this "
+            "damaged record of a run",
+            "videos.json is no list of videos, or a line of events.jsonl is not a record. A last line that a crash left torn is cut off without a word; this "
             "one lies before it, so something other than vlarl changed the file.",
         ),
         "R330": Code("unreadable manifest", "The run's manifest.json is missing, is not JSON or lacks its version."),

@@ -100,8 +100,8 @@ OF_RUNS: Mapping[str, Code] = MappingProxyType(
         ),
         "X514": Code(
             "worse than at step 0",
-            "The regression guard (`evaluation.guard`) found the policy below the step-0 baseline beyond noise, and the "
-            "recipe says `action: stop`. The checkpoint is kept; a resume goes on, and the guard starts anew.",
+            "The regression guard (`evaluation.guard`): evaluations since step 0, or since its last alarm, together show the "
+            "policy below the step-0 baseline beyond noise, and the recipe says `action: stop`. The checkpoint is kept; a resume goes on, and the guard starts anew.",
         ),
         "X515": Code(
             "reward model hacked",

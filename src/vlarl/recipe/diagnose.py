@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -10,25 +12,28 @@ from pydantic_core import ErrorDetails
 
 from vlarl import __version__
 from vlarl.errors import Diagnostic
-from vlarl.recipe.fields import Path, owners, section_at, shape_at, strip_tags
+from vlarl.recipe.fields import Path, number_text, owners, section_at, shape_at, strip_tags
 from vlarl.recipe.rules import Finding, findings
 from vlarl.recipe.schema import Recipe
 from vlarl.recipe.text import Mapping, Node, Place, plain, shown
 from vlarl.recipe.tree import find, nearest, without
 from vlarl.registry import suggest
 
+MOST = 50  # diagnostics at once; who has more wants to see the first ones, and soon
 _ROUNDS = 8
 
+Make = Callable[[], Diagnostic]
 
-def check(tree: Mapping) -> tuple[Recipe | None, list[Diagnostic]]:
-    """The recipe in ``tree`` (None when it is invalid) and everything wrong or doubtful about it.
+
+def check(tree: Mapping) -> tuple[Recipe | None, list[Diagnostic], int]:
+    """The recipe in ``tree`` (None when it is invalid), what is wrong or doubtful about it, and how much more is.
 
     Cross-field rules run even when some values have the wrong shape: those values are set aside,
     and rules that read them are skipped.
     """
     recipe: Recipe | None = None
-    diagnostics: list[Diagnostic] = []
-    set_aside: list[Path] = []
+    makers: list[Make] = []
+    set_aside: set[Path] = set()
     rest: Node = tree
     for round_ in range(_ROUNDS):
         data = plain(rest)
@@ -40,26 +45,41 @@ def check(tree: Mapping) -> tuple[Recipe | None, list[Diagnostic]]:
             for details in error.errors(include_url=False):
                 path = strip_tags(details["loc"], data)
                 if round_ == 0:
-                    diagnostics += _shape_errors(tree, data, path, details)
+                    makers += _shape_errors(tree, data, path, details)
                 bad.add(path[:-1] if details["type"] == "missing" else path)
-            set_aside += bad
-            # Later items first, so that the numbers of earlier ones still hold.
-            for path in sorted(bad, key=lambda p: [(isinstance(x, int), str(x).zfill(9)) for x in p], reverse=True):
-                rest = without(rest, path)
+            set_aside |= bad
+            rest = without(rest, bad)
+    diagnostics = [make() for make in makers[:MOST]]
     if recipe is not None:
-        diagnostics += [_cross_field(tree, f) for f in findings(recipe) if not _touched(f.reads, set_aside)]
+        touched = _Touched(set_aside)
+        diagnostics += [_cross_field(tree, f) for f in findings(recipe) if not any(map(touched, f.reads))]
     valid = not any(d.severity == "error" for d in diagnostics)
-    return (recipe if valid else None), diagnostics
+    return (recipe if valid else None), diagnostics, len(makers[MOST:])
 
 
-def _touched(reads: Iterable[str], set_aside: list[Path]) -> bool:
-    for read in reads:
-        parts = read.split(".")
-        for path in set_aside:
-            words = [str(part) for part in path if isinstance(part, str)]
-            if all(a == b for a, b in zip(parts, words, strict=False)):
-                return True
-    return False
+def foremost(found: Sequence[Diagnostic], more: int = 0) -> tuple[list[Diagnostic], int]:
+    """As many of ``found`` as are worth showing, errors before warnings, in their order, and how many more there are.
+
+    The last one tells of them; ``more`` have been left out before.
+    """
+    ranked = sorted(range(len(found)), key=lambda i: (found[i].severity != "error", i))
+    kept = [found[i] for i in sorted(ranked[:MOST])]
+    more += len(found) - len(kept)
+    if more and kept:
+        kept[-1] = replace(kept[-1], notes=(*kept[-1].notes, f"and {more} more"))
+    return kept, more
+
+
+class _Touched:
+    """Whether a value, by its dotted path, is among those that were set aside, holds one or lies in one."""
+
+    def __init__(self, set_aside: Iterable[Path]) -> None:
+        self._whole = {tuple(part for part in path if isinstance(part, str)) for path in set_aside}
+        self._above = {words[:length] for words in self._whole for length in range(len(words))}
+
+    def __call__(self, path: str) -> bool:
+        parts = tuple(path.split("."))
+        return parts in self._above or any(parts[:length] in self._whole for length in range(len(parts) + 1))
 
 
 def _cross_field(tree: Mapping, finding: Finding) -> Diagnostic:
@@ -85,21 +105,24 @@ def _dotted(path: Path) -> str:
     return ".".join(map(str, path))
 
 
-def _shape_errors(tree: Mapping, data: Any, path: Path, details: ErrorDetails) -> Iterator[Diagnostic]:
+def _shape_errors(tree: Mapping, data: Any, path: Path, details: ErrorDetails) -> Iterator[Make]:
     """Usually one diagnostic for one of pydantic's errors; several for a part of unknown kind."""
-    kind, dotted = details["type"], _dotted(path)
-    found = nearest(tree, path)
+    kind = details["type"]
     if kind == "extra_forbidden":
-        yield _unknown_key(tree, data, path, _known_keys(path[:-1], data))
+        yield partial(_unknown_key, tree, data, path)
     elif kind in ("union_tag_invalid", "union_tag_not_found"):
         yield from _bad_kind(tree, data, path)
     elif kind == "literal_error" and path[-1] == "kind":
-        yield _unknown_kind(tree, path[:-1], details["input"], choices_of(details))
+        yield partial(_unknown_kind, tree, path[:-1], details["input"], choices_of(details))
     elif kind == "missing":
-        message = f"`{path[-1]}` is missing from {subject(path[:-1], data)}"
-        yield found.key.diagnostic("R103", message, path=dotted, hint=f"add `{path[-1]}: ...`")
+        yield partial(_missing, tree, data, path)
     else:
-        yield value_error(found.value, dotted, details, _explained(path))
+        yield partial(value_error, nearest(tree, path).value, _dotted(path), details, _explained(path))
+
+
+def _missing(tree: Mapping, data: Any, path: Path) -> Diagnostic:
+    message = f"`{path[-1]}` is missing from {subject(path[:-1], data)}"
+    return nearest(tree, path).key.diagnostic("R103", message, path=_dotted(path), hint=f"add `{path[-1]}: ...`")
 
 
 def value_error(place: Place, dotted: str, details: ErrorDetails, hint: str | None) -> Diagnostic:
@@ -148,7 +171,9 @@ def subject(path: Path, data: Any) -> str:
     return f"`{'.'.join(map(str, path))}`"
 
 
-def _unknown_key(tree: Mapping, data: Any, path: Path, known: list[str]) -> Diagnostic:
+def _unknown_key(tree: Mapping, data: Any, path: Path, known: list[str] | None = None) -> Diagnostic:
+    if known is None:
+        known = _known_keys(path[:-1], data)
     key, where = str(path[-1]), subject(path[:-1], data)
     close = suggest(key, known)
     hint = f"did you mean `{close}`?" if close else _belongs(key)
@@ -170,27 +195,28 @@ def _known_keys(path: Path, data: Any) -> list[str]:
     return fields if path else [*fields, "extends"]
 
 
-def _bad_kind(tree: Mapping, data: Any, path: Path) -> Iterator[Diagnostic]:
+def _bad_kind(tree: Mapping, data: Any, path: Path) -> Iterator[Make]:
     """A part whose kind is missing or unknown, and those of its keys that no kind has."""
     value: Any = data
     for part in path:
         value = value[part]
     if not isinstance(value, dict):
         message = f"`{_dotted(path)}` must be a mapping, not {_described(value)}"
-        yield nearest(tree, path).value.diagnostic("R104", message, path=_dotted(path), hint=_explained(path))
+        place = nearest(tree, path).value
+        yield partial(place.diagnostic, "R104", message, path=_dotted(path), hint=_explained(path))
         return
     choices = dict(shape_at(path).choices or {})
     known = list(dict.fromkeys(name for choice in choices.values() for name in choice.model_fields))
     if "kind" in value:
-        yield _unknown_kind(tree, path, value["kind"], list(choices))
+        yield partial(_unknown_kind, tree, path, value["kind"], list(choices))
     strangers = [key for key in value if key not in known]
     for key in strangers:
-        yield _unknown_key(tree, data, (*path, key), known)
-    if "kind" not in value and not any(suggest(key, known) == "kind" for key in strangers):
+        yield partial(_unknown_key, tree, data, (*path, key), known)
+    if "kind" not in value and not any(suggest(key, known) == "kind" for key in strangers[:MOST]):
         kinds = list(choices)
         hint = f"add `kind: {kinds[0]}`" if len(kinds) == 1 else f"the kinds are {', '.join(kinds)}"
         message = f"`kind` is missing from {subject(path, data)}"
-        yield nearest(tree, path).key.diagnostic("R103", message, path=f"{_dotted(path)}.kind", hint=hint)
+        yield partial(nearest(tree, path).key.diagnostic, "R103", message, path=f"{_dotted(path)}.kind", hint=hint)
 
 
 def _unknown_kind(tree: Mapping, path: Path, given: Any, choices: list[str]) -> Diagnostic:
@@ -268,9 +294,7 @@ def _limit_message(dotted: str, details: ErrorDetails) -> str:
             word = {"greater_than": "above", "greater_than_equal": "at least", "less_than": "below"}.get(
                 kind, "at most"
             )
-            return (
-                f"`{dotted}` must be {word} {limit:g}, not {value}" if abs(limit) < 1e15 else f"`{dotted}` is too large"
-            )
+            return f"`{dotted}` must be {word} {number_text(limit)}, not {value}"
         case "multiple_of":
             return f"`{dotted}` must be a multiple of {context['multiple_of']}, not {value}"
         case "finite_number":

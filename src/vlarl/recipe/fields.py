@@ -12,7 +12,7 @@ from pydantic_core import PydanticUndefined
 
 from vlarl import registry
 from vlarl.recipe.schema import KindOf, Recipe
-from vlarl.recipe.specs.base import Section
+from vlarl.recipe.specs.base import MAX_COUNT, Section
 
 Path = tuple[str | int, ...]
 
@@ -181,6 +181,7 @@ def type_text(field: FieldInfo) -> str:
 
 
 _PLAIN = {int: "whole number", float: "number", str: "text", bool: "true or false", NoneType: "null"}
+_POWERS: dict[float, str] = {2**63: "2^63", MAX_COUNT: "10^9"}
 _LIMITS = (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="), ("multiple_of", "multiple of"))
 
 
@@ -226,17 +227,19 @@ def _limits(metadata: list[Any]) -> str:
         inner = getattr(note, "metadata", None) if isinstance(note, FieldInfo) else [note]
         for item in inner or []:
             found += [
-                f"{sign} {_number(getattr(item, name))}"
+                f"{sign} {number_text(value)}"
                 for name, sign in _LIMITS
-                if getattr(item, name, None) is not None
+                if (value := getattr(item, name, None)) is not None
+                and value != MAX_COUNT  # docs/recipes.md says it once
             ]
             if getattr(item, "min_length", None):
                 found.append(f"(at least {item.min_length} of them)")
     return ", ".join(found)
 
 
-def _number(value: float) -> str:
-    return "2^63" if value == 2**63 else f"{value:g}"
+def number_text(value: float) -> str:
+    """A limit as a person writes it."""
+    return _POWERS.get(value) or f"{value:g}"
 
 
 def owners(key: str) -> list[str]:

@@ -10,16 +10,18 @@ from collections.abc import Mapping as Mapping_
 from collections.abc import Sequence as List
 from dataclasses import dataclass, replace
 from glob import glob, has_magic
+from os.path import exists
 from pathlib import Path
 from typing import Any
 
 from vlarl import __version__
 from vlarl.errors import Diagnostic, RecipeError
-from vlarl.recipe.diagnose import check
+from vlarl.recipe.diagnose import check, foremost
 from vlarl.recipe.override import apply_override, apply_setting
+from vlarl.recipe.paths import beside, display, is_yaml, read_file, real, reason_of
 from vlarl.recipe.schema import NAME, Recipe, differences, leaves, recipe_digest
 from vlarl.recipe.shipped import find_recipe, shipped_recipes
-from vlarl.recipe.text import MAX_BYTES, Entry, Mapping, Node, Place, Scalar, Sequence, parse, plain
+from vlarl.recipe.text import MAX_BYTES, Entry, Mapping, Node, Place, Scalar, Sequence, parse, plain, shown
 from vlarl.recipe.tree import find, merge
 from vlarl.recipe.write import scalar_text, to_yaml
 
@@ -109,7 +111,7 @@ def validate_all(names: List[str], overrides: List[str] = ()) -> list[Validated]
 
 
 def _expanded(name: str) -> list[Path]:
-    matches = sorted(glob(name, recursive=True)) if has_magic(name) and not Path(name).exists() else []
+    matches = sorted(glob(name, recursive=True)) if has_magic(name) and not exists(name) else []
     return [Path(match) for match in matches] or [find_recipe(name)]
 
 
@@ -144,6 +146,16 @@ def parse_recipe(text: str, overrides: List[str] = (), *, name: str = "<text>") 
     return loader.finish(tree, overrides, path=None)
 
 
+def plain_values(path: Path) -> Any:
+    """What the YAML in ``path`` holds, as plain data that nobody has checked; None where it cannot be read."""
+    try:
+        data = read_file(path, MAX_BYTES + 1)
+        node, problems = parse(data.decode("utf-8-sig"), file=str(path))
+    except (OSError, ValueError):
+        return None
+    return None if problems or node is None or len(data) > MAX_BYTES else plain(node)
+
+
 _OF_A_STUDY = {"recipe", "seeds", "baseline", "cells"}
 
 
@@ -157,7 +169,7 @@ class _Loader:
         self.broken = False  # some text could not be read, so what is known is incomplete
 
     def finish(self, tree: Mapping, overrides: List[str], path: Path | None) -> LoadedRecipe:
-        if path is not None and "name" not in tree.entries and NAME.match(path.stem):
+        if path is not None and "name" not in tree.entries and NAME.fullmatch(path.stem):
             named = Place(origin=f"name of {display(path)}")
             tree = merge(Mapping({"name": Entry(named, Scalar(path.stem, named))}, tree.place), tree)
         for text in overrides:
@@ -169,13 +181,13 @@ class _Loader:
             place = tree.entries["cells"].key
             problem = place.diagnostic("R102", "this is a study, not a recipe", hint=hint)
             raise RecipeError(_summary([problem], display(path)), (problem,))
-        recipe, found = check(tree) if not self.broken else (None, [])
+        recipe, found, more = check(tree) if not self.broken else (None, [], 0)
         self.diagnostics += found
-        self.diagnostics.sort(key=lambda d: _reading_order(d, path))
-        errors = [d for d in self.diagnostics if d.severity == "error"]
-        if errors or recipe is None:
-            subject = display(path) if path is not None else "the recipe"
-            raise RecipeError(_summary(self.diagnostics, subject), tuple(self.diagnostics))
+        subject = display(path) if path is not None else None
+        self.diagnostics.sort(key=lambda d: _reading_order(d, subject))
+        self.diagnostics, more = foremost(self.diagnostics, more)
+        if recipe is None or any(d.severity == "error" for d in self.diagnostics):
+            raise RecipeError(_summary(self.diagnostics, subject or "the recipe", more), tuple(self.diagnostics))
         return LoadedRecipe(
             recipe=recipe,
             path=path,
@@ -193,7 +205,7 @@ class _Loader:
 
     def file(self, path: Path, chain: tuple[Path, ...], named_at: Place | None = None) -> Mapping:
         """Tree of ``path`` with its bases merged in; empty when it cannot be read."""
-        resolved = path.resolve()
+        resolved = real(path)
         place = named_at or Place(file=str(path))
         if resolved in chain:
             steps = [display(p) for p in (*chain[chain.index(resolved) :], resolved)]
@@ -208,8 +220,7 @@ class _Loader:
                 self.complain("R110", f"`extends` reads more than {MAX_FILES} files", place, hint="shorten the chain")
             return _EMPTY
         try:
-            with path.open("rb") as stream:
-                data = stream.read(MAX_BYTES + 1)
+            data = read_file(path, MAX_BYTES + 1)
         except (OSError, ValueError) as error:
             self.unreadable(path, error, place)
             return _EMPTY
@@ -222,24 +233,23 @@ class _Loader:
             )
             return _EMPTY
         origin = f"via `extends` in {named_at.file}:{named_at.line}" if named_at else None
-        tree = self.document(data, shown=display(path), folder=path.parent, chain=(*chain, resolved), origin=origin)
+        tree = self.document(
+            data,
+            shown=display(path),
+            folder=path.parent,
+            chain=(*chain, resolved),
+            origin=origin,
+            excerpts=is_yaml(resolved),  # a link may lead to what is nobody's recipe
+        )
         self.sources.setdefault(resolved, Source(path=path, sha256=_sha256(data)))
         return tree
 
     def unreadable(self, path: Path, error: Exception, place: Place) -> None:
-        reason = "there is no such file"
-        if not isinstance(error, FileNotFoundError):
-            reason = (
-                "it is a folder"
-                if isinstance(error, IsADirectoryError)
-                else str(getattr(error, "strerror", error) or error)
-            )
         hint = "name a recipe file, one that you may read"
         if isinstance(error, FileNotFoundError):
             from vlarl.registry import suggest
 
-            beside = [p.name for p in sorted(path.parent.glob("*.yaml"))[:200]] if path.parent.is_dir() else []
-            close = suggest(path.name, beside)
+            close = suggest(path.name, beside(path))
             known = suggest(path.stem, shipped_recipes())
             hint = (
                 f"did you mean `{display(path.parent / close)}`?"
@@ -248,10 +258,17 @@ class _Loader:
                 if known
                 else "`vlarl list recipes` shows the shipped ones"
             )
-        self.complain("R110", f"cannot read `{display(path)}`: {reason}", place, hint=hint)
+        self.complain("R110", f"cannot read `{display(path)}`: {reason_of(error)}", place, hint=hint)
 
     def document(
-        self, data: bytes, *, shown: str, folder: Path, chain: tuple[Path, ...], origin: str | None
+        self,
+        data: bytes,
+        *,
+        shown: str,
+        folder: Path,
+        chain: tuple[Path, ...],
+        origin: str | None,
+        excerpts: bool = True,
     ) -> Mapping:
         try:
             text = data.decode("utf-8-sig")
@@ -261,7 +278,7 @@ class _Loader:
             place = Place(shown, line, column, origin=origin)
             self.complain("R101", "not UTF-8 text", place, hint="save the file as UTF-8")
             return _EMPTY
-        node, problems = parse(text, file=shown, origin=origin)
+        node, problems = parse(text, file=shown, origin=origin, excerpts=excerpts)
         self.diagnostics += problems
         if node is None:
             self.broken |= bool(problems)
@@ -281,35 +298,38 @@ class _Loader:
         own = replace(node, entries={key: value for key, value in node.entries.items() if key != "extends"})
         merged = _EMPTY
         for item in entry.node.items if isinstance(entry.node, Sequence) else (entry.node,):
-            if isinstance(item, Scalar) and isinstance(item.value, str) and item.value and "\0" not in item.value:
-                merged = merge(merged, self.file(_base(item.value, folder), chain, named_at=item.place))
-            else:
+            if not (isinstance(item, Scalar) and isinstance(item.value, str) and item.value):
                 hint = "write `extends: base.yaml` or `extends: [a.yaml, b.yaml]`"
                 self.complain("R104", "`extends` takes a path or a list of paths", item.place, hint=hint)
+            elif (base := _base(item.value, folder)) is not None:
+                merged = merge(merged, self.file(base, chain, named_at=item.place))
+            else:
+                self.no_recipe(item.value, folder, item.place)
         return merge(merged, own)
+
+    def no_recipe(self, text: str, folder: Path, place: Place) -> None:
+        """A name that no file of the language has: neither a shipped recipe's nor one that ends as they do."""
+        from vlarl.registry import suggest
+
+        near = suggest(Path(text).name, beside(folder / text))
+        close = str(Path(text).parent / near) if near else suggest(text, shipped_recipes())
+        hint = f"did you mean `{close}`?" if close else "`vlarl list recipes` shows the shipped ones"
+        message = f"`{shown(text)}` is neither a shipped recipe nor a file whose name ends in .yaml or .yml"
+        self.complain("R110", message, place, hint=hint)
 
 
 _EMPTY = Mapping({}, Place(origin="empty"))
 
 
-def _base(text: str, folder: Path) -> Path:
-    """The file that ``extends`` names: one relative to ``folder``, or a shipped recipe by its name."""
-    path = folder / text
-    return path if path.suffix or path.exists() else shipped_recipes().get(text, path)
+def _base(text: str, folder: Path) -> Path | None:
+    """The file that ``extends`` names: YAML relative to ``folder``, or a shipped recipe by its name."""
+    return folder / text if is_yaml(text) else shipped_recipes().get(text)
 
 
-def display(path: Path) -> str:
-    """``path`` as a person would write it: relative where it lies under the working folder."""
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except (ValueError, OSError):
-        return str(path)
-
-
-def _reading_order(diagnostic: Diagnostic, path: Path | None) -> tuple[object, ...]:
+def _reading_order(diagnostic: Diagnostic, asked_for: str | None) -> tuple[object, ...]:
     """The file that was asked for from top to bottom, then its bases, then what no file holds."""
     file = diagnostic.file
-    is_base = path is not None and file != display(path)
+    is_base = asked_for is not None and file != asked_for
     return (file is None, is_base, file or "", diagnostic.line or 0, diagnostic.column or 0)
 
 
@@ -319,8 +339,8 @@ def _sha256(data: bytes) -> str:
     return sha256(data).hexdigest()
 
 
-def _summary(diagnostics: List[Diagnostic], subject: str) -> str:
+def _summary(diagnostics: List[Diagnostic], subject: str, more: int = 0) -> str:
     errors = sum(d.severity == "error" for d in diagnostics)
     warnings = len(diagnostics) - errors
     counted = [f"{n} {word}{'s' * (n != 1)}" for n, word in ((errors, "error"), (warnings, "warning")) if n]
-    return f"{', '.join(counted)} in {subject}"
+    return f"{', '.join(counted)}{f' and {more} more' if more else ''} in {subject}"

@@ -11,6 +11,7 @@ from vlarl.recipe.tree import merge
 
 _PART = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*|[0-9]+")
 _ITEM = re.compile(r"\[([^\[\]]+)\]")
+_MAX_DIGITS = 9  # of an item's number
 _PATHS = "paths look like `ppo.lr`, `rewards.0.weight` or `rewards[success].weight`"
 
 
@@ -71,7 +72,7 @@ def _put(node: Node, parts: list[str], value: Node, place: Place, *, default_roo
     if isinstance(node, Scalar) and node.value is None:
         node = Mapping({}, place)
     if not isinstance(node, Mapping):
-        raise _UnusableError(f"there is no `{part}` to set: {_what(node)}")
+        raise _UnusableError(f"there is no `{shown(part)}` to set: {_what(node)}")
     below: Node = node.entries[part].node if part in node.entries else Scalar(None, place)
     if default_root and part == "rewards" and rest and part not in node.entries:
         below = _default_rewards(place)
@@ -81,11 +82,11 @@ def _put(node: Node, parts: list[str], value: Node, place: Place, *, default_roo
 
 def _put_item(node: Node, which: str, rest: list[str], value: Node, place: Place) -> Node:
     if not isinstance(node, Sequence):
-        raise _UnusableError(f"`[{which}]` picks an item of a list: {_what(node)}")
+        raise _UnusableError(f"`[{shown(which)}]` picks an item of a list: {_what(node)}")
     items = list(node.items)
+    if which.isdecimal() and (len(which) > _MAX_DIGITS or int(which) >= len(items)):
+        raise _UnusableError(f"there is no item {shown(which, 20)}: the list has {len(items)}, counted from 0")
     index = int(which) if which.isdecimal() else _index_of_kind(items, which)
-    if index >= len(items):
-        raise _UnusableError(f"there is no item {index}: the list has {len(items)}, counted from 0")
     items[index] = _put(items[index], rest, value, place)
     return Sequence(tuple(items), node.place)
 

@@ -6,6 +6,7 @@ Each rule reads a valid recipe and yields findings; it knows nothing of files or
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from vlarl.recipe.specs.policies import AdapterCriticSpec, FrozenCriticSpec, Tin
 from vlarl.registry import suggest
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_SUGGESTIONS = 100
 
 
 @dataclass(frozen=True)
@@ -33,21 +35,39 @@ class Finding:
 Rule = Callable[[Recipe], Iterator[Finding]]
 
 
-def divisors_near(total: int, wanted: int) -> list[int]:
-    """The divisors of ``total`` next to ``wanted``: the largest below and the smallest above, where they exist."""
-    divisors = sorted({d for i in range(1, int(total**0.5) + 1) if total % i == 0 for d in (i, total // i)})
-    below = [d for d in divisors if d < wanted]
-    above = [d for d in divisors if d > wanted]
+def divisors(*factors: int) -> list[int]:
+    """Those of the product of ``factors``, ascending. Takes the root of the largest factor, not of the product."""
+    primes: Counter[int] = Counter()
+    for rest in factors:
+        prime = 2
+        while prime * prime <= rest:
+            while rest % prime == 0:
+                primes[prime] += 1
+                rest //= prime
+            prime += 1
+        if rest > 1:
+            primes[rest] += 1
+    found = [1]
+    for prime, times in primes.items():
+        found = [divisor * prime**power for divisor in found for power in range(times + 1)]
+    return sorted(found)
+
+
+def divisors_near(wanted: int, *factors: int) -> list[int]:
+    """The divisors of a product next to ``wanted``: the largest below and the smallest above, where they exist."""
+    found = divisors(*factors)
+    below = [d for d in found if d < wanted]
+    above = [d for d in found if d > wanted]
     return below[-1:] + above[:1]
 
 
-def _nearest(total: int, wanted: int) -> str:
-    near = divisors_near(total, wanted)
+def _nearest(wanted: int, *factors: int) -> str:
+    near = divisors_near(wanted, *factors)
     return f"{near[0]} does" if len(near) == 1 else f"{near[0]} and {near[1]} are the nearest that do"
 
 
-def _nearest_words(total: int, wanted: int) -> str:
-    return " or ".join(map(str, divisors_near(total, wanted)))
+def _nearest_words(wanted: int, *factors: int) -> str:
+    return " or ".join(map(str, divisors_near(wanted, *factors)))
 
 
 def minibatches_fill_the_rollout(recipe: Recipe) -> Iterator[Finding]:
@@ -62,7 +82,7 @@ def minibatches_fill_the_rollout(recipe: Recipe) -> Iterator[Finding]:
         yield Finding("R201", reads[0], message, reads, hint=f"{total} takes the whole rollout at once")
     elif total % size:
         message = f"`ppo.minibatch_size` ({size}) does not divide the rollout ({arithmetic})"
-        yield Finding("R201", reads[0], message, reads, hint=_nearest(total, size))
+        yield Finding("R201", reads[0], message, reads, hint=_nearest(size, num_envs, num_steps))
 
 
 def micro_batches_fill_the_minibatch(recipe: Recipe) -> Iterator[Finding]:
@@ -70,7 +90,7 @@ def micro_batches_fill_the_minibatch(recipe: Recipe) -> Iterator[Finding]:
     if micro is not None and mini % micro:
         message = f"`ppo.micro_batch_size` ({micro}) does not divide `ppo.minibatch_size` ({mini})"
         reads = ("ppo.micro_batch_size", "ppo.minibatch_size")
-        yield Finding("R202", reads[0], message, reads, hint=_nearest(mini, micro))
+        yield Finding("R202", reads[0], message, reads, hint=_nearest(micro, mini))
 
 
 def groups_are_equal(recipe: Recipe) -> Iterator[Finding]:
@@ -80,11 +100,11 @@ def groups_are_equal(recipe: Recipe) -> Iterator[Finding]:
     if recipe.suite.num_shards > 1 and envs % groups:
         reads = ("suite.num_groups", "suite.num_envs", "suite.num_shards")
         message = f"`suite.num_groups` ({groups}) does not divide the {envs} slots of a shard"
-        yield Finding("R203", reads[0], message, reads, hint=_nearest(envs, groups))
+        yield Finding("R203", reads[0], message, reads, hint=_nearest(groups, envs))
     elif envs % groups:
         message = f"`suite.num_groups` ({groups}) does not divide `suite.num_envs` ({envs})"
         near = [n for n in (envs - envs % groups, envs - envs % groups + groups) if n]
-        hint = f"`suite.num_envs` can be {' or '.join(map(str, near))}, or choose {_nearest_words(envs, groups)} groups"
+        hint = f"`suite.num_envs` can be {' or '.join(map(str, near))}, or choose {_nearest_words(groups, envs)} groups"
         yield Finding("R203", "suite.num_groups", message, ("suite.num_groups", "suite.num_envs"), hint=hint)
 
 
@@ -94,7 +114,7 @@ def shards_are_equal(recipe: Recipe) -> Iterator[Finding]:
         if total % shards:
             message = f"`suite.num_shards` ({shards}) does not divide `{path}` ({total})"
             near = [n for n in (total - total % shards, total - total % shards + shards) if n]
-            hint = f"`{path}` can be {' or '.join(map(str, near))}, or choose {_nearest_words(total, shards)} shards"
+            hint = f"`{path}` can be {' or '.join(map(str, near))}, or choose {_nearest_words(shards, total)} shards"
             yield Finding("R225", "suite.num_shards", message, ("suite.num_shards", path), hint=hint)
 
 
@@ -107,7 +127,7 @@ def heads_share_the_width(recipe: Recipe) -> Iterator[Finding]:
     if width % heads or (width // heads) % 2:
         # Rotary embeddings pair the channels of a head.
         message = f"`policy.hidden_size` ({width}) cannot be split into {heads} heads of an even width"
-        good = [h for h in range(1, width + 1) if width % h == 0 and (width // h) % 2 == 0]
+        good = divisors(width // 2) if width % 2 == 0 else []
         near = sorted(sorted(good, key=lambda h: abs(h - heads))[:2])
         hint = f"`policy.num_heads` can be {' or '.join(map(str, near))}" if near else "make `policy.hidden_size` even"
         yield Finding("R204", reads[0], message, reads, hint=hint)
@@ -132,7 +152,8 @@ def tasks_exist(recipe: Recipe) -> Iterator[Finding]:
         if task in seen:
             yield Finding("R207", path, f"task `{task}` is listed twice", reads, hint="remove one of the two")
         elif known is not None and task not in known:
-            close = suggest(task, known)
+            # A suggestion takes its time, and nobody reads a thousand.
+            close = suggest(task, known) if len(seen) < _SUGGESTIONS else None
             message = f"`{recipe.suite.name}` has no task `{task}`"
             hint = f"did you mean `{close}`?" if close else "leave `suite.tasks` out to use all of them"
             notes = () if close else (f"tasks of `{recipe.suite.name}`: {', '.join(known)}",)
@@ -286,7 +307,7 @@ def groups_fill_the_slots(recipe: Recipe) -> Iterator[Finding]:
     reads = ("train.rollout.group_size", "suite.num_envs")
     if envs % size:
         message = f"`train.rollout.group_size` ({size}) does not divide `suite.num_envs` ({envs})"
-        yield Finding("R233", reads[0], message, reads, hint=_nearest(envs, size))
+        yield Finding("R233", reads[0], message, reads, hint=_nearest(size, envs))
     elif episodes % envs:
         message = (
             f"{rollout.num_groups} groups of {size} are {episodes} episodes, no multiple of `suite.num_envs` ({envs})"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from os.path import exists, isfile
 from pathlib import Path
 
 import vlarl
 from vlarl.errors import UsageError
+from vlarl.recipe.paths import is_yaml
 from vlarl.registry import suggest
 
 SCHEMA_FILE = "recipe.schema.json"
@@ -37,7 +39,7 @@ def shipped_studies() -> dict[str, Path]:
 def find_study(text: str) -> Path:
     """The study file that ``text`` names: a file, or a shipped study's name."""
     path, shipped = Path(text), shipped_studies()
-    if path.is_file() or path.suffix in (".yaml", ".yml") or path.exists() or path.is_absolute():
+    if is_yaml(text) or exists(path) or path.is_absolute():
         return path  # reading it reports what is missing
     if text in shipped:
         return shipped[text]
@@ -53,12 +55,12 @@ def find_recipe(text: str) -> Path:
     """The recipe file that ``text`` names: a file, a run folder (its resolved recipe), or a shipped recipe's name."""
     path = Path(text)
     for candidate in (path, path / RESOLVED_FILE):
-        if candidate.is_file():
+        if isfile(candidate):
             return candidate
     shipped = shipped_recipes()
     if text in shipped:
         return shipped[text]
-    if path.suffix in (".yaml", ".yml") or path.exists() or path.is_absolute():
+    if is_yaml(text) or exists(path) or path.is_absolute():
         return path  # reading it reports the missing file, with its neighbours
     close = suggest(text, shipped)
     raise UsageError(

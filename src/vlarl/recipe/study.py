@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,16 +12,19 @@ from pydantic_core import ErrorDetails
 
 from vlarl.digest import bytes_digest
 from vlarl.errors import Diagnostic, RecipeError
-from vlarl.recipe.diagnose import value_error
-from vlarl.recipe.load import Setting, display, load_recipe
+from vlarl.recipe.diagnose import MOST, foremost, value_error
+from vlarl.recipe.load import Setting, load_recipe
+from vlarl.recipe.paths import beside, display, is_yaml, read_file, real, reason_of
 from vlarl.recipe.schema import NAME, Recipe, recipe_digest
 from vlarl.recipe.specs.base import Section
 from vlarl.recipe.specs.study import CellSpec, StudySpec, ThresholdSpec
 from vlarl.recipe.text import MAX_BYTES, Mapping, Place, parse, plain, shown
 from vlarl.recipe.tree import find, nearest
+from vlarl.recipe.write import json_text
 from vlarl.registry import suggest
 
 OF_THE_STUDY = ("seed", "name", "run.folder", "run.cache")  # what a cell cannot set, since the study does
+MAX_RUNS = 2000  # of a study: each of its recipes is checked before the first run begins
 _DOCS = "docs/studies.md says what it takes"
 
 
@@ -65,19 +68,18 @@ class Study:
 def load_study(path: Path) -> Study:
     """The study in ``path``; RecipeError with every problem of it and of its cells' recipes."""
     data, tree = _read(path)
-    if "name" not in tree.entries and NAME.match(path.stem):
-        spec, problems = _checked(tree, path.stem)
+    if "name" not in tree.entries and NAME.fullmatch(path.stem):
+        spec, problems, more = _checked(tree, path.stem)
     else:
-        spec, problems = _checked(tree, None)
+        spec, problems, more = _checked(tree, None)
     if spec is None:
-        raise _error(problems, path)
-    recipe = (path.parent / spec.recipe).resolve()
-    recipe = Path(display(recipe))
-    if not recipe.is_file():
+        raise _error(problems, path, more)
+    recipe = Path(display(real(path.parent / spec.recipe)))
+    unreadable = _unreadable(spec.recipe, recipe)
+    if unreadable is not None:
         place = nearest(tree, ("recipe",)).value
-        message = f"cannot read `{recipe}`: there is no such file"
-        problems.append(place.diagnostic("R110", message, path="recipe", hint=_recipe_hint(recipe)))
-        raise _error(problems, path)
+        message = f"cannot read `{shown(str(recipe), 200)}`: {unreadable}"
+        raise _error([place.diagnostic("R110", message, path="recipe", hint=_recipe_hint(recipe))], path)
     loaded: dict[str, Recipe] = {}
     for name in spec.cells:
         try:
@@ -96,18 +98,17 @@ def load_study(path: Path) -> Study:
 def _read(path: Path) -> tuple[bytes, Mapping]:
     place = Place(file=display(path))
     try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
+        data = read_file(path, MAX_BYTES + 1)
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise _error([place.diagnostic("R101", "not UTF-8 text", hint="save the file as UTF-8")], path) from error
-    except OSError as error:
-        message = f"cannot read `{display(path)}`: {error.strerror}"
-        raise _error([place.diagnostic("R110", message, hint=_beside(path))], path) from error
+    except (OSError, ValueError) as error:
+        message = f"cannot read `{display(path)}`: {reason_of(error)}"
+        raise _error([place.diagnostic("R110", message, hint=_study_hint(path))], path) from error
     if len(data) > MAX_BYTES:
         message = f"`{display(path)}` is larger than {MAX_BYTES // 1024} KiB, too large for a study"
         raise _error([place.diagnostic("R110", message, hint="a study names a recipe and holds none")], path)
-    node, problems = parse(text, file=display(path))
+    node, problems = parse(text, file=display(path), excerpts=is_yaml(real(path)))
     if problems:
         raise _error(problems, path)
     if not isinstance(node, Mapping):
@@ -117,14 +118,16 @@ def _read(path: Path) -> tuple[bytes, Mapping]:
     return data, node
 
 
-def _checked(tree: Mapping, name: str | None) -> tuple[StudySpec | None, list[Diagnostic]]:
+def _checked(tree: Mapping, name: str | None) -> tuple[StudySpec | None, list[Diagnostic], int]:
+    """The study (None when it is invalid), what is wrong with it, and how much more is."""
     data = plain(tree)
     try:
         spec = StudySpec.model_validate(data if name is None else {**data, "name": name})
     except ValidationError as error:
-        return None, [_shape_error(tree, details) for details in error.errors(include_url=False)]
+        found = error.errors(include_url=False)
+        return None, [_shape_error(tree, details) for details in found[:MOST]], len(found[MOST:])
     problems = list(_findings(tree, spec))
-    return (None if problems else spec), problems
+    return (None if problems else spec), problems, 0
 
 
 def _shape_error(tree: Mapping, details: ErrorDetails) -> Diagnostic:
@@ -160,7 +163,7 @@ def _foreign(path: tuple[str | int, ...]) -> str:
 
 def _findings(tree: Mapping, spec: StudySpec) -> Iterator[Diagnostic]:
     """What the shape alone does not say."""
-    if not NAME.match(spec.name):
+    if not NAME.fullmatch(spec.name):
         place = nearest(tree, ("name",)).value
         yield place.diagnostic(
             "R105", f"`name` must match `{NAME.pattern}`", path="name", hint="use letters and digits"
@@ -171,21 +174,25 @@ def _findings(tree: Mapping, spec: StudySpec) -> Iterator[Diagnostic]:
             "R240",
             f"`baseline` is `{shown(spec.baseline)}`, which is no cell",
             path="baseline",
-            notes=(f"cells: {', '.join(spec.cells)}",),
+            notes=(shown(f"cells: {', '.join(spec.cells)}", 400),),
             hint=f"did you mean `{close}`?" if close else "name one of the cells",
         )
     for path, seeds in (("seeds",), spec.seeds), *((("cells", n, "seeds"), c.seeds) for n, c in spec.cells.items()):
-        repeated = sorted({seed for seed in seeds or () if (seeds or []).count(seed) > 1})
+        repeated = sorted(seed for seed, times in Counter(seeds or ()).items() if times > 1)
         if repeated:
             message = f"seed {repeated[0]} is listed twice, and a run of the same seed is the same run"
             yield nearest(tree, path).value.diagnostic(
                 "R241", message, path=".".join(path), hint="remove one of the two"
             )
     for name in spec.cells:
-        if not NAME.match(name):
+        if not NAME.fullmatch(name):
             place = nearest(tree, ("cells", name)).key
             message = f"a cell cannot be called `{shown(name)}`: its name is a folder's and must match `{NAME.pattern}`"
             yield place.diagnostic("R105", message, path="cells", hint="use letters, digits, `_`, `.` and `-`")
+    runs = sum(len(cell.seeds or spec.seeds) for cell in spec.cells.values())
+    if runs > MAX_RUNS:
+        message = f"cells and seeds make {runs} runs; a study has at most {MAX_RUNS}"
+        yield nearest(tree, ("cells",)).key.diagnostic("R105", message, path="cells", hint="split it into several")
     for owner in ((), *(("cells", name) for name in spec.cells)):
         yield from _of_the_study(tree, (*owner, "overrides"))
 
@@ -222,8 +229,7 @@ def _jobs(spec: StudySpec, tree: Mapping, loaded: dict[str, Recipe]) -> Iterator
             cell=cell,
             seed=seed,
             digest=recipe_digest(recipe),
-            # JSON is YAML of one line.
-            overrides=tuple(f"{path}={json.dumps(value, ensure_ascii=False)}" for path, value in values),
+            overrides=tuple(f"{path}={json_text(value)}" for path, value in values),
             recipe=recipe,
         )
 
@@ -240,18 +246,29 @@ def _once(problems: list[Diagnostic]) -> list[Diagnostic]:
     return list(told.values())
 
 
+def _unreadable(name: str, recipe: Path) -> str | None:
+    """Why the study's recipe, called ``name`` in it, cannot be read."""
+    if not is_yaml(name):
+        return "the name of a recipe ends in .yaml or .yml"
+    try:
+        read_file(recipe, 0)
+    except (OSError, ValueError) as error:
+        return reason_of(error)
+    return None
+
+
 def _recipe_hint(path: Path) -> str:
-    beside = [p.name for p in sorted(path.parent.glob("*.yaml"))[:200]] if path.parent.is_dir() else []
-    close = suggest(path.name, beside)
+    close = suggest(path.name, beside(path))
     return f"did you mean `{path.parent / close}`?" if close else "`recipe` is relative to the study file"
 
 
-def _beside(path: Path) -> str:
-    beside = [p.name for p in sorted(path.parent.glob("*.yaml"))[:200]] if path.parent.is_dir() else []
-    close = suggest(path.name, beside)
+def _study_hint(path: Path) -> str:
+    close = suggest(path.name, beside(path))
     return f"did you mean `{display(path.parent / close)}`?" if close else "name a study file, one that you may read"
 
 
-def _error(problems: list[Diagnostic], path: Path) -> RecipeError:
-    errors = sum(problem.severity == "error" for problem in problems)
-    return RecipeError(f"{errors} error{'s' * (errors != 1)} in {display(path)}", tuple(problems))
+def _error(problems: list[Diagnostic], path: Path, more: int = 0) -> RecipeError:
+    shown_ones, more = foremost(problems, more)
+    errors = sum(problem.severity == "error" for problem in shown_ones)
+    counted = f"{errors} error{'s' * (errors != 1)}{f' and {more} more' if more else ''}"
+    return RecipeError(f"{counted} in {display(path)}", tuple(shown_ones))

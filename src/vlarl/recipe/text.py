@@ -129,10 +129,11 @@ def plain_scalar(text: str) -> Value:
 class _Reader:
     """Builds one document's tree and collects what is wrong with it."""
 
-    def __init__(self, text: str, file: str | None, origin: str | None) -> None:
+    def __init__(self, text: str, file: str | None, origin: str | None, *, excerpts: bool) -> None:
         self.lines = re.split(r"\r\n|[\r\n\x85\u2028\u2029]", text)  # the parser's own line breaks
         self.origin = origin
         self.file = file
+        self.excerpts = excerpts
         self.diagnostics: list[Diagnostic] = []
         self.open: list[_Open] = []
         self.root: Node | None = None
@@ -142,7 +143,8 @@ class _Reader:
             return Place(origin=self.origin)
         source = self.lines[start.line] if start.line < len(self.lines) else ""
         length = end.column - start.column if end is not None and end.line == start.line else len(source) - start.column
-        return Place(self.file, start.line + 1, start.column + 1, max(1, length), source, self.origin)
+        shown_line = source if self.excerpts else None
+        return Place(self.file, start.line + 1, start.column + 1, max(1, length), shown_line, self.origin)
 
     def complain(self, code: str, message: str, place: Place, hint: str | None = None) -> None:
         self.diagnostics.append(place.diagnostic(code, message, hint=hint))
@@ -235,15 +237,18 @@ def shown(text: str, limit: int = 60) -> str:
 _LOOK = "look here and one line above for a missing quote, bracket or colon, a tab or wrong indentation"
 
 
-def parse(text: str, *, file: str | None = None, origin: str | None = None) -> tuple[Node | None, list[Diagnostic]]:
+def parse(
+    text: str, *, file: str | None = None, origin: str | None = None, excerpts: bool = True
+) -> tuple[Node | None, list[Diagnostic]]:
     """Tree of ``text`` (None for an empty document or a syntax error) and everything wrong with it.
 
-    ``file`` None means that the text has no file (``--set``): places then carry ``origin`` only.
+    ``file`` None means that the text has no file (``--set``): places then carry ``origin`` only. Without ``excerpts``
+    no place holds a line of the text.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-    reader = _Reader(text, file, origin)
+    reader = _Reader(text, file, origin, excerpts=excerpts)
     try:
         for event in _events(YAML(typ="safe", pure=True), text):
             if not reader.read(event):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vlarl.recipe.text import Entry, Mapping, Node, Place, Scalar, Sequence
@@ -63,24 +64,26 @@ def nearest(root: Node, path: Path) -> Found:
     raise AssertionError("the empty path is always found")
 
 
-def without(node: Node, path: Path) -> Node:
-    """A copy of the tree that lacks the value at ``path``."""
-    if not path:
+def without(node: Node, paths: Iterable[Path]) -> Node:
+    """A copy of the tree that lacks the values at ``paths``; the root stays."""
+    below: dict[str, list[Path]] = {}
+    for path in paths:
+        if path:
+            below.setdefault(str(path[0]), []).append(path[1:])
+    if not below:
         return node
-    first, rest = path[0], path[1:]
-    if isinstance(node, Mapping) and str(first) in node.entries:
-        entries = dict(node.entries)
-        if rest:
-            entry = entries[str(first)]
-            entries[str(first)] = Entry(entry.key, without(entry.node, rest))
-        else:
-            del entries[str(first)]
+    if isinstance(node, Mapping):
+        entries = {
+            key: Entry(entry.key, without(entry.node, below[key])) if key in below else entry
+            for key, entry in node.entries.items()
+            if () not in below.get(key, ())
+        }
         return Mapping(entries, node.place)
-    if isinstance(node, Sequence) and str(first).isdecimal() and int(first) < len(node.items):
-        items = list(node.items)
-        if rest:
-            items[int(first)] = without(items[int(first)], rest)
-        else:
-            del items[int(first)]
+    if isinstance(node, Sequence):
+        items = [
+            without(item, below.get(str(index), ()))
+            for index, item in enumerate(node.items)
+            if () not in below.get(str(index), ())
+        ]
         return Sequence(tuple(items), node.place)
     return node

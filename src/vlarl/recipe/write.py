@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
@@ -51,7 +52,17 @@ def scalar_text(value: Any) -> str:
 def _escaped(char: str) -> str:
     if char in '"\\':
         return f"\\{char}"
-    return char if " " <= char <= "~" else f"\\U{ord(char):08X}"
+    return char if " " <= char <= "~" else _by_number(char)
+
+
+def _by_number(char: str) -> str:
+    return f"\\U{ord(char):08X}"
+
+
+def json_text(value: Any) -> str:
+    """One value on one line as JSON that is YAML too: `--set` reads any text of it back to the same."""
+    written = json.dumps(value, ensure_ascii=False)
+    return "".join(char if char.isprintable() else _by_number(char) for char in written)
 
 
 def _nothing(path: str) -> str | None:

@@ -6,19 +6,20 @@ per part, state.json, digests.json and, written last, COMPLETE.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from vlarl.digest import bytes_digest, canonical_json, file_digest
 from vlarl.errors import AssetError
 from vlarl.recipe.specs.learning import KeepSpec
+from vlarl.run.documents import parse_json, read_object
 from vlarl.run.files import (
     TEMPORARY,
     disk_errors,
@@ -34,6 +35,12 @@ from vlarl.run.folder import latest
 VERSION = 1
 STATE, DIGESTS, COMPLETE, LAST = "state.json", "digests.json", "COMPLETE", "last"
 _SUFFIX = ".safetensors"
+
+
+class Fillable(Protocol):
+    """A module of torch, or what behaves like one; raises RuntimeError or KeyError over other tensors than its own."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,23 +60,45 @@ class Checkpoint:
         """Arrays of one part, e.g. ``slots``. Not for bfloat16, which numpy lacks."""
         from safetensors.numpy import load_file
 
-        arrays: dict[str, np.ndarray] = load_file(self.path / f"{part}{_SUFFIX}")
+        with self._readable(part):
+            arrays: dict[str, np.ndarray] = load_file(self.path / f"{part}{_SUFFIX}")
         return arrays
 
     def tensors(self, part: str) -> dict[str, Any]:
         """The same as torch tensors on the CPU."""
         from safetensors.torch import load_file
 
-        tensors: dict[str, Any] = load_file(self.path / f"{part}{_SUFFIX}")
+        with self._readable(part):
+            tensors: dict[str, Any] = load_file(self.path / f"{part}{_SUFFIX}")
         return tensors
 
     def stream(self, part: str) -> Iterator[tuple[str, Any]]:
         """The same one after the other, for parts that are better not in memory as a whole."""
         from safetensors import safe_open
 
-        with safe_open(self.path / f"{part}{_SUFFIX}", "pt") as stored:
+        with self._readable(part), safe_open(self.path / f"{part}{_SUFFIX}", "pt") as stored:
             for name in list(stored.keys()):
                 yield name, stored.get_tensor(name)
+
+    def fill(self, target: Fillable, part: str) -> None:
+        """Give ``target`` the part's tensors; AssetError R351 where they are not its own, whatever the digests say."""
+        try:
+            target.load_state_dict(self.tensors(part))
+        except (RuntimeError, KeyError) as error:
+            first = str(error).splitlines()[0]
+            raise _damaged(self.path, f"{part}{_SUFFIX} does not fit what it is for: {first}") from error
+
+    @contextmanager
+    def _readable(self, part: str) -> Iterator[None]:
+        """AssetError R351 where the part is missing or, though its digest is right, no safetensors file."""
+        from safetensors import SafetensorError
+
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise _damaged(self.path, f"it has no {part}{_SUFFIX}") from error
+        except SafetensorError as error:
+            raise _damaged(self.path, f"{part}{_SUFFIX}: {error}") from error
 
 
 def save(
@@ -126,14 +155,18 @@ def load(source: Path, *, policy: Mapping[str, Any] | None = None) -> Checkpoint
 
 def is_checkpoint(path: Path) -> bool:
     """Whether ``path`` is one checkpoint, whole or not, rather than a run."""
-    return any((path / name).exists() for name in (STATE, COMPLETE, DIGESTS))
+    return any(os.path.exists(path / name) for name in (STATE, COMPLETE, DIGESTS))
 
 
 def iterations(folder: Path) -> list[int]:
     """Iterations of which ``folder`` holds a checkpoint that claims to be complete, ascending."""
     if not folder.is_dir():
         return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit() and (path / COMPLETE).is_file())
+    return sorted(int(path.name) for path in _numbered(folder) if (path / COMPLETE).is_file())
+
+
+def _numbered(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.name.isascii() and path.name.isdigit()]
 
 
 def _fill(folder: Path, iteration: int, tensors: Mapping[str, Mapping[str, Any]], state: Mapping[str, Any]) -> None:
@@ -192,7 +225,7 @@ def _nearest_with_one(source: Path) -> str:
 
 def _newest_usable(source: Path) -> Checkpoint:
     folder = source / "checkpoints" if (source / "checkpoints").is_dir() else source
-    numbered = [path for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+    numbered = _numbered(folder) if folder.is_dir() else []
     if not numbered:
         raise AssetError(
             f"{source} has no checkpoint",
@@ -219,23 +252,31 @@ def _verified(path: Path, passed_over: tuple[str, ...]) -> Checkpoint:
         text = (path / DIGESTS).read_bytes()
         if (path / COMPLETE).read_text().strip() != bytes_digest(text):
             raise _damaged(path, f"{DIGESTS} differs from what {COMPLETE} says")
-        digests: dict[str, str] = json.loads(text)
+        digests = parse_json(text)
+        parts = {each.name for each in path.glob(f"*{_SUFFIX}")}
+        if not isinstance(digests, dict) or not digests.keys() >= parts | {STATE}:
+            raise _damaged(path, f"{DIGESTS} does not name every file")
+        if outside := [name for name in digests if Path(name).name != name]:
+            raise _damaged(path, f"{DIGESTS} names {outside[0]!r}, which is not a file of it")
         for name, digest in digests.items():
             if file_digest(path / name) != digest:
                 raise _damaged(path, f"{name} differs from its digest")
-        state = json.loads((path / STATE).read_text())
+        state = read_object(path / STATE)
+        version, iteration = state["version"], int(state["iteration"])
     except FileNotFoundError as error:
         raise _damaged(path, f"{Path(str(error.filename)).name} is missing") from error
-    except (ValueError, OSError) as error:
+    except (ValueError, TypeError, OSError) as error:
         raise _damaged(path, str(error)) from error
-    if state["version"] != VERSION:
+    except KeyError as error:
+        raise _damaged(path, f"{STATE} has no {error}") from error
+    if version != VERSION:
         raise AssetError(
-            f"checkpoint {path.name} has version {state['version']}, this vlarl reads version {VERSION}",
+            f"checkpoint {path.name} has version {version!r}, this vlarl reads version {VERSION}",
             code="R354",
             place=str(path),
             hint="use the version of vlarl that manifest.json names",
         )
-    return Checkpoint(path=path, iteration=int(state["iteration"]), state=state, warnings=passed_over)
+    return Checkpoint(path=path, iteration=iteration, state=state, warnings=passed_over)
 
 
 def _damaged(path: Path, reason: str) -> AssetError:

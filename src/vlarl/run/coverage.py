@@ -3,16 +3,20 @@
 The paper draws actions of demonstrations and of the trained policy as points and gives no measure. Here the plane of
 x and y commands is cut into ``SIDE`` x ``SIDE`` cells. The share in use is the exponential of the entropy of the cells'
 counts, divided by the number of cells: 1 when all are used alike, 1/256 when only one is.
+
+Before and after training are compared by evaluations, which try the same episodes in the same way. What is counted of
+rollouts is for watching alone: critic warm-up, temperature, curriculum and where slots stand move it as training does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
+from vlarl.results import Document, label, read
 from vlarl.types import ACTION_SIZE, Rollout
 
 SIDE = 16  # cells along each of x and y, so 16 action tokens wide
@@ -37,13 +41,15 @@ class Coverage:
         return float(np.exp(-(p * np.log(p)).sum()) / self.counts.size)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BeforeAndAfter:
-    """What the policy did before its first update and at the end, over equally many iterations."""
+    """What the policy did on the same held-out episodes at step 0 and in the last evaluation."""
 
     before: Coverage
     after: Coverage
-    iterations: int  # of each
+    episodes: int
+    iteration: int  # of the last evaluation
+    temperature: float | None  # None: greedy
 
 
 def count_actions(rollout: Rollout) -> list[list[int]]:
@@ -57,11 +63,16 @@ def count_actions(rollout: Rollout) -> list[list[int]]:
     )
     if rollout.num_taken is not None:
         taken &= np.arange(commands.shape[2]) < rollout.num_taken[..., None]
-    cells = cells_of(commands[taken][:, :2])
+    found: list[list[int]] = coverage_of(commands[taken]).counts.tolist()
+    return found
+
+
+def coverage_of(actions: np.ndarray) -> Coverage:
+    """Of actions (N, 7) that were taken, x and y commands first."""
+    cells = cells_of(actions[:, :2])
     counts = np.zeros((SIDE, SIDE), np.int64)
     np.add.at(counts, (cells[:, 0], cells[:, 1]), 1)
-    found: list[list[int]] = counts.tolist()
-    return found
+    return Coverage(counts)
 
 
 def cells_of(commands: np.ndarray) -> np.ndarray:
@@ -70,20 +81,38 @@ def cells_of(commands: np.ndarray) -> np.ndarray:
     return cells
 
 
-def before_and_after(records: Sequence[Mapping[str, Any]]) -> BeforeAndAfter | None:
-    """From a run's iteration records; None where they hold no counts, or no iteration after an update.
+def before_and_after(folder: Path, documents: Sequence[Document]) -> BeforeAndAfter | None:
+    """Of a run's comparable evaluations by iteration, whose files are in ``folder``.
 
-    The rollout of an iteration is that of the policy before the iteration's own update, so the first iterations up to
-    and including the one that first updated the policy show the policy the run began with.
+    None without an evaluation at step 0 and a later one, and where the files of their actions are not there, as in a
+    folder that was published. AssetError (R360) where these are damaged.
     """
-    if not records or any("action_counts" not in record for record in records):
+    if not is_trained(documents):
         return None
-    first = next((at for at, record in enumerate(records) if record["stats"]["policy_updated"]), None)
-    if first is None or len(records) - (first + 1) < 1:
+    first, last = documents[0], documents[-1]
+    before, after = _actions(folder, first), _actions(folder, last)
+    if before is None or after is None:
         return None
-    number = min(first + 1, len(records) - (first + 1))
-    return BeforeAndAfter(_pooled(records[:number]), _pooled(records[-number:]), number)
+    return BeforeAndAfter(
+        before=coverage_of(before),
+        after=coverage_of(after),
+        episodes=len(last["episodes"]),
+        iteration=last["iteration"],
+        temperature=last["temperature"],
+    )
 
 
-def _pooled(records: Sequence[Mapping[str, Any]]) -> Coverage:
-    return Coverage(np.array([record["action_counts"] for record in records], np.int64).sum(axis=0))
+def is_trained(documents: Sequence[Document]) -> bool:
+    """Whether there are evaluations at step 0 and later."""
+    return len(documents) > 1 and documents[0]["iteration"] == 0 and documents[-1]["iteration"] > 0
+
+
+def _actions(folder: Path, document: Document) -> np.ndarray | None:
+    """(sum of lengths, 7) of all episodes; None where they are not on disk."""
+    path = folder / f"{label(document)}.json"
+    if not path.is_file() or not path.with_suffix(".safetensors").is_file():
+        return None
+    stored = read(path)
+    if stored.document != document:  # of another evaluation of that name
+        return None
+    return np.concatenate([trial.actions for trial in stored.trials])

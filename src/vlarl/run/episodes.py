@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from vlarl.errors import AssetError
+from vlarl.run.documents import parse_json
 from vlarl.run.files import disk_errors, write_bytes
 from vlarl.types import ACTION_SIZE, EpisodeSpec, Scored
 
@@ -63,7 +64,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     """Every row, in (iteration, slot, index) order."""
     rows = []
     for path in sorted(folder.glob("*.jsonl")):
-        rows += [json.loads(line) for line in path.read_text().splitlines()]
+        rows += [parse_json(line) for line in path.read_bytes().splitlines()]
     return rows
 
 

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from vlarl.errors import AssetError
+from vlarl.run.documents import parse_json
 from vlarl.run.files import disk_errors, write_bytes
 
 ITERATION, EVALUATION = "iteration", "evaluation"
@@ -82,10 +83,10 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
     for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline was never finished
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError as error:
             raise _broken(path, number) from error
-        if not isinstance(record, dict):
+        if not isinstance(record, dict) or not isinstance(record.get("iteration"), int):
             raise _broken(path, number)
         records.append(record)
     return records

@@ -16,7 +16,7 @@ from vlarl.errors import EnvironmentUnusable
 
 TEMPORARY = ".writing-"  # a name that starts so is a leftover of a process that ended in the middle
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no room on the disk, in a quota or under `ulimit -f`
-_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR}
 
 
 @contextmanager

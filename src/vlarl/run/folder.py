@@ -142,9 +142,9 @@ def open_run(run: str | Path, base: Path = Path("runs")) -> RunFolder:
             raise AssetError(f"there is no run in {base} yet", code="R301", hint="start one with `vlarl train RECIPE`")
         return newest
     for path in (Path(run), base / run):
-        if (path / "manifest.json").is_file():
+        if os.path.isfile(path / "manifest.json"):  # False as well for a name that no file can have
             return RunFolder(path)
-    if Path(run).is_dir():
+    if os.path.isdir(run):
         raise AssetError(
             f"{run} is not a run folder: it has no manifest.json",
             code="R302",

@@ -22,6 +22,10 @@ DIFF, PACKAGES = "git.diff", "packages.json"  # under env/
 Status = Literal["running", "done", "failed", "stopped", "interrupted"]
 
 
+# Sections that say what computes; another machine that goes on with the run may have others.
+SURROUNDINGS = ("code", "packages", "machine", "environment")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Intent:
     """What the program knows about a run and the machine cannot tell."""
@@ -127,13 +131,19 @@ def finish(run: RunFolder, status: Status, exit_code: int, outcome: Mapping[str,
     return _write(run, {**manifest, **ending})
 
 
-def reopen(run: RunFolder, command: tuple[str, ...], iteration: int) -> dict[str, Any]:
-    """Note that a stopped run goes on from ``iteration``; what it said before stays, under ``resumed``."""
+def reopen(
+    run: RunFolder, command: tuple[str, ...], iteration: int, here: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Note that a stopped run goes on from ``iteration``; what it said before stays, under ``resumed``.
+
+    ``here``: the manifest of a run that would begin now, as of ``gather``; what differs is kept beside that note.
+    """
     manifest = read(run)
     stretch = {name: manifest[name] for name in ("status", "exit_code", "ended")}
+    other = {name: here[name] for name in SURROUNDINGS if here[name] != manifest.get(name)} if here else {}
     resumed = [
         *manifest.get("resumed", ()),
-        {"at": _now(), "iteration": iteration, "command": list(command), **stretch},
+        {"at": _now(), "iteration": iteration, "command": list(command), **stretch, "here": other},
     ]
     running = {"status": "running", "exit_code": None, "ended": None, "outcome": None}
     return _write(run, {**manifest, **running, "resumed": resumed})

@@ -17,22 +17,25 @@ see the same. Actions are in all three robosuite's OSC_POSE deltas in [-1, 1] wi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import h5py
 import numpy as np
 
 from vlarl.errors import AssetError
 from vlarl.recipe.specs.suites import libero_tasks
+from vlarl.suites.hdf5_probe import vet
+from vlarl.types import EpisodeSpec, Split
 
 # What h5py, numpy and json raise over a file that is damaged or of another layout.
 _UNREADABLE = (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, ArithmeticError, MemoryError)
 
 ACTION_DIM = 7
+MAX_SIGNAL_BYTES, MAX_IMAGE_BYTES = 256 << 20, 4 << 30  # of one episode
 _ROBOT, _CONTROLLER = "Panda", "OSC_POSE"
 _JOINTS = slice(1, 8)  # of a flattened state: the time, then the arm's seven joints, which robosuite puts first
 _NO_SIGNALS = ("_rgb", "_depth", "_seg")  # endings of other cameras' arrays
@@ -52,9 +55,21 @@ class Source:
 @contextmanager
 def reading(path: Path) -> Iterator[h5py.File]:
     """The file at ``path``; whatever is off inside the block is AssetError R311, or R316 for another robot's."""
+    with _unreadable(path), h5py.File(path, "r") as file:
+        yield file
+
+
+def vet_demonstrations(files: Sequence[Path]) -> None:
+    """AssetError R311 unless files that somebody else may have made can be read without harm."""
+    for path in files:
+        with _unreadable(path):
+            vet(path)
+
+
+@contextmanager
+def _unreadable(path: Path) -> Iterator[None]:
     try:
-        with h5py.File(path, "r") as file:
-            yield file
+        yield
     except _UNREADABLE as error:
         raise AssetError(
             f"{path} is not a readable LIBERO demonstration file: {error}",
@@ -147,13 +162,29 @@ def seen_by_policies(images: np.ndarray, *, bottom_up: bool) -> np.ndarray:
 
 def signals_of(group: h5py.Group, length: int) -> dict[str, np.ndarray]:
     """Low-dimensional arrays (T, ...) by name, ``states`` among them; ValueError where one has another length."""
-    signals = {name: np.asarray(values) for name, values in group["obs"].items() if not name.endswith(_NO_SIGNALS)}
+    stored = {name: values for name, values in group["obs"].items() if not name.endswith(_NO_SIGNALS)}
     if "states" in group:
-        signals["states"] = np.asarray(group["states"])
+        stored["states"] = group["states"]
+    for name, values in stored.items():
+        if values.nbytes > MAX_SIGNAL_BYTES:
+            raise ValueError(f"{name} of one episode takes {values.nbytes} bytes")
+    signals = {name: np.asarray(values) for name, values in stored.items()}
     for name, values in signals.items():
         if len(values) != length:
             raise ValueError(f"{name} has {len(values)} rows beside {length} actions")
     return signals
+
+
+def recorded_spec(group: h5py.Group) -> EpisodeSpec | None:
+    """The episode's as `vlarl collect` wrote it; ValueError where it is none."""
+    if "episode" not in group.attrs:
+        return None
+    fields = json.loads(group.attrs["episode"])
+    spec = EpisodeSpec(**fields)
+    numbers = (spec.task, spec.init, spec.seed)
+    if spec.split not in get_args(Split) or not all(type(each) is int and each >= 0 for each in numbers):
+        raise ValueError(f"its episode {fields} is none")
+    return spec
 
 
 def observed_after(source: Source, signals: Mapping[str, np.ndarray], *, is_libero: bool) -> bool:

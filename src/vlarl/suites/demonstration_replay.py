@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from typing import Literal
 
 import h5py
 import numpy as np
+from pydantic import ValidationError
 
 from vlarl.errors import AssetError, RunError
 from vlarl.recipe.specs.suites import SuiteSpec, libero_tasks
@@ -22,6 +22,7 @@ from vlarl.suites.demonstration_layout import (
     demo_names,
     read_source,
     reading,
+    recorded_spec,
 )
 from vlarl.suites.protocol import Simulation, Suite
 from vlarl.types import EpisodeSpec
@@ -127,7 +128,15 @@ def _suite_spec(source: Source, path: Path, wanted: str | None) -> SuiteSpec:
             place=str(path),
             hint="install the package that offers it",
         )
-    spec = known.model_validate({**values, "tasks": [source.task]})
+    try:
+        spec = known.model_validate({**values, "tasks": [source.task]})
+    except ValidationError as error:
+        raise AssetError(
+            f"{path} tells of a suite that this vlarl does not understand: {error.errors()[0]['msg']}",
+            code="R317",
+            place=str(path),
+            hint="use the version of vlarl that recorded it",
+        ) from error
     assert isinstance(spec, SuiteSpec)
     return spec
 
@@ -152,7 +161,7 @@ def _read_record(group: h5py.Group, name: str, path: Path) -> _Record:
         actions=actions,
         states=states,
         success=bool(group["dones"][-1]) if "dones" in group else True,
-        spec=EpisodeSpec(**json.loads(group.attrs["episode"])) if "episode" in group.attrs else None,
+        spec=recorded_spec(group),
         model=str(group.attrs["model_file"]) if "model_file" in group.attrs else None,
     )
 

@@ -26,16 +26,18 @@ from vlarl.errors import AssetError
 from vlarl.run.files import sync_folder
 from vlarl.suites.demonstration_layout import (
     ACTION_DIM,
+    MAX_IMAGE_BYTES,
     Source,
     check_actions,
     demo_names,
     observed_after,
     read_source,
     reading,
+    recorded_spec,
     seen_by_policies,
     signals_of,
 )
-from vlarl.types import EpisodeSpec, Task, Trajectory
+from vlarl.types import Task, Trajectory
 
 _SPARE = 16 << 20  # bytes: what HDF5 may still hold back in its caches
 
@@ -130,16 +132,20 @@ class DemonstrationWriter:
 
 
 def demonstration_files(source: Path) -> list[Path]:
-    """HDF5 files at ``source``, a file or a folder; AssetError when there is none."""
-    if not source.exists():
+    """HDF5 files at ``source``, a file or a folder; AssetError when there is none, or one is no file."""
+    if not os.path.exists(source):  # Path.exists raises OSError for a name that is too long
         raise AssetError(
             f"no demonstrations at {source}",
             code="R310",
             hint="`vlarl collect RECIPE --out DIR` records the scripted experts",
         )
-    files = [source] if source.is_file() else sorted(source.glob("*.hdf5"))
+    files = sorted(source.glob("*.hdf5")) if source.is_dir() else [source]
     if not files:
         raise AssetError(f"{source} holds no .hdf5 file", code="R310", hint="name a folder written by `vlarl collect`")
+    for path in files:
+        if not path.is_file():  # whoever opens a pipe waits for ever
+            hint = "remove it from the folder" if path != source else "name a file, or a folder of files"
+            raise AssetError(f"{path} is not a readable demonstration file: it is no file", code="R311", hint=hint)
     return files
 
 
@@ -179,7 +185,7 @@ def _read_trajectory(group: h5py.Group, source: Source, *, is_libero: bool, imag
         actions=actions[acted],
         executed=executed[acted],
         signals=signals,
-        spec=EpisodeSpec(**json.loads(group.attrs["episode"])) if "episode" in group.attrs else None,
+        spec=recorded_spec(group),
         success=bool(group["dones"][-1]) if "dones" in group else True,
     )
 
@@ -192,6 +198,8 @@ def _check_shapes(group: h5py.Group) -> int:
         raise ValueError(f"actions of shape {actions.shape}, not (T, {ACTION_DIM})")
     if images.ndim != 4 or images.shape[0] != length or images.shape[3] != 3 or images.dtype != np.uint8:
         raise ValueError(f"agentview_rgb of shape {images.shape} {images.dtype} beside {length} actions")
+    if images.nbytes > MAX_IMAGE_BYTES:
+        raise ValueError(f"agentview_rgb of one episode takes {images.nbytes} bytes")
     for name, shape in (("executed_actions", (length, ACTION_DIM)), ("dones", (length,))):
         if name in group and group[name].shape != shape:
             raise ValueError(f"{name} of shape {group[name].shape}, not {shape}")

@@ -54,7 +54,7 @@ class WorkerProcess:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(_START_SECONDS)
         descriptors = (theirs.fileno(), self._arrays.descriptor)
-        command = [sys.executable, "-c", _BOOT, *map(str, descriptors), json.dumps(sys.path)]
+        command = [sys.executable, "-P", "-c", _BOOT, *map(str, descriptors), json.dumps(sys.path)]
         # Blocked here, inherited, and ignored by the worker later: no signal hits it while it starts.
         previous = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED_SIGNALS)
         try:

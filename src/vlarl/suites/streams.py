@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
@@ -33,7 +34,8 @@ def stream(
         for _ in range(min(num_workers, len(jobs))):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs, work), daemon=True)
-            process.start()
+            with _no_imports_from_here():
+                process.start()
             theirs.close()
             processes.append(process)
             channels.append(ours)
@@ -45,6 +47,20 @@ def stream(
         for process in processes:
             process.kill()
             process.join()
+
+
+@contextmanager
+def _no_imports_from_here() -> Iterator[None]:
+    """A module that lies in the current folder must not take the place of the interpreter's own."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 def _results(channels: Sequence[Connection], waiting: deque[Any]) -> Iterator[Any]:

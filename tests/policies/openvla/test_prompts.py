@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 
@@ -156,3 +157,30 @@ def test_a_tokenizer_of_another_model_is_refused() -> None:
         of({"<unk>": 0, "<s>": 1}, 3)
     with pytest.raises(AssetError, match=r"token 1 is '▁', not the one that begins a text"):
         of({"<unk>": 0, "▁": 1, "<s>": 2}, 3)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": ""}},
+        {"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "[UNK]"}},
+        {"model": None},
+        {"pre_tokenizer": {"type": "nothing"}},
+    ],
+)
+def test_a_tokenizer_that_panics_or_cannot_encode_is_one_message(tmp_path: Path, damage: dict[str, object]) -> None:
+    """Some of these end the library in a panic, which is not even an Exception."""
+    whole = json.loads(tokenizer("small").to_str())
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**whole, **damage}))
+    with pytest.raises(AssetError, match=r"tokenizer\.json of the checkpoint cannot be read") as caught:
+        load_tokenizer(tmp_path)
+    assert caught.value.code == "R383"
+
+
+@pytest.mark.parametrize("missing", ["llm_max_length", "text_config", "pad_token_id"])
+def test_a_configuration_that_does_not_describe_the_prompt(tmp_path: Path, missing: str) -> None:
+    described = config(Small(vocabulary="small"), {})
+    del described[missing]
+    with pytest.raises(AssetError, match="does not describe its prompt") as caught:
+        load_prompts(tmp_path, described, bucket=8)
+    assert caught.value.code == "R383"

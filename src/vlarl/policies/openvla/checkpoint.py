@@ -123,8 +123,15 @@ def _opened(stored: StoredTensor) -> Iterator[FileIO]:
 
 def _copy_beside_weights(folder: Path, out: Path) -> None:
     for file in sorted(folder.iterdir()):
-        if file.is_file() and file.suffix in _COPIED and file.name != INDEX and not file.name.startswith("."):
+        wanted = file.suffix in _COPIED and file.name != INDEX and not file.name.startswith(".")
+        if wanted and file.is_file() and _is_its_own(file, folder):
             write_synced(out / file.name, file.read_bytes())
+
+
+def _is_its_own(file: Path, folder: Path) -> bool:
+    """Whether a link, if ``file`` is one, stays in the folder or in the hub cache's store beside it."""
+    target = file.resolve()
+    return target.parent == folder.resolve() or target.parent == folder.resolve().parents[1] / "blobs"
 
 
 @dataclass(frozen=True, kw_only=True)

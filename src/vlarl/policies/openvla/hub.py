@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from vlarl.errors import AssetError, RecipeError
+from vlarl.recipe.paths import expanded
 from vlarl.run.files import disk_errors
 
 SCHEME = "hf://"
@@ -18,10 +19,10 @@ def resolve(reference: str, *, endpoint: str | None = None) -> Path:
     """The local folder of a checkpoint, downloaded into the hub's cache where it is not there yet.
 
     ``endpoint`` replaces HF_ENDPOINT; HF_HUB_OFFLINE,
-    HF_HOME and a login are heeded. Raises RecipeError (R222 malformed), AssetError (R376).
+    HF_HOME and a login are heeded. Raises RecipeError (R222 malformed), AssetError (R376, R300 no path).
     """
     if not reference.startswith(SCHEME):
-        return Path(reference).expanduser()
+        return expanded(reference)
     return _download(*_parts(reference), endpoint)
 
 

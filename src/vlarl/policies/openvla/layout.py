@@ -6,7 +6,6 @@ model.safetensors.index.json. Everything is verified here, so that later reads c
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from vlarl.digest import file_digest, json_digest
 from vlarl.errors import AssetError
 from vlarl.policies.openvla.folder import read_object
 from vlarl.policies.openvla.sizes import Shape, check_shapes, misfit, sizes_of
+from vlarl.run.documents import parse_json
 
 CONFIG, STATISTICS = "config.json", "dataset_statistics.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -157,8 +157,8 @@ def _header(file: Path, size: int) -> tuple[dict[str, Any], int]:
             raise damaged(file, "it is no safetensors file, or ends within its header")
         text = stream.read(length)
     try:
-        header = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        header = parse_json(text)
+    except ValueError as error:
         raise damaged(file, "its header is not JSON") from error
     if not isinstance(header, dict):
         raise damaged(file, "its header is not a JSON object")

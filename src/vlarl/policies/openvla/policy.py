@@ -184,7 +184,8 @@ class OpenVlaPolicy:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         trained = self._trained()
-        assert set(state) == set(trained), "identities agree, so names do"
+        if state.keys() != trained.keys():
+            raise KeyError(f"other tensors than those that are trained: {min(state.keys() ^ trained.keys())}")
         with torch.no_grad():
             for name, parameter in trained.items():
                 parameter.copy_(state[name])

