@@ -28,7 +28,10 @@ RUN sh /usr/local/lib/vlarl/install.sh project
 FROM base AS final
 ARG VARIANT=cpu
 ARG BASE_IMAGE
+ARG BASE_DIGEST=""
 ARG REVISION=""
+ARG SOURCE=""
+ARG VERSION=0.1.0
 COPY --from=build /opt/vlarl /opt/vlarl
 RUN sh /usr/local/lib/vlarl/install.sh record "${VARIANT}" "${REVISION}" "${BASE_IMAGE}"
 
@@ -41,14 +44,18 @@ ENV PATH=/opt/vlarl/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
     PYTHONNOUSERSITE=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     HF_HOME=/cache/huggingface \
+    HF_HUB_OFFLINE=1 \
     NUMBA_CACHE_DIR=/cache/numba \
     MPLCONFIGDIR=/cache/matplotlib \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility,graphics
 LABEL org.opencontainers.image.title="vlarl" \
       org.opencontainers.image.description="Online reinforcement learning for vision-language-action policies" \
       org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.source="${SOURCE}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.base.name="${BASE_IMAGE}" \
+      org.opencontainers.image.base.digest="${BASE_DIGEST}" \
       io.vlarl.variant="${VARIANT}"
 
 USER 10001:10001

@@ -15,10 +15,14 @@ scripts=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
 
 image=${VLARL_IMAGE:-vlarl.sif}
 gpus=${VLARL_GPUS:-}
+seen+=(/tmp /var/tmp) # Apptainer shares them
+check_paths "$@"
 
-[ -e "$image" ] ||
-    fail "there is no image $image" "apptainer build $image containers/vlarl.def (docs/hpc.md), or name another in VLARL_IMAGE"
-if [ -z "${VLARL_IMAGE_DIGEST:-}" ] && [ -f "$image" ]; then
+if [ ! -e "$image" ]; then
+    [ -n "$print_only" ] ||
+        fail "there is no image $image" "apptainer build $image containers/vlarl.def (docs/hpc.md), or name another in VLARL_IMAGE"
+    VLARL_IMAGE_DIGEST=${VLARL_IMAGE_DIGEST:-sha256:DIGEST}
+elif [ -z "${VLARL_IMAGE_DIGEST:-}" ] && [ -f "$image" ]; then
     VLARL_IMAGE_DIGEST=sha256:$(sha256sum "$image" | cut -d ' ' -f 1)
 fi
 

@@ -7,7 +7,7 @@
 #   VLARL_CACHE    warm starts, demonstrations, downloaded checkpoints (~/.cache/vlarl); /cache inside
 #   VLARL_DATA     a folder to read from, /data inside
 #   VLARL_GPUS     `all`, or numbers such as `0,1`; none without it
-#   VLARL_NETWORK  Docker network (none; `bridge` to fetch a checkpoint from a hub)
+#   VLARL_NETWORK  Docker network (none; `bridge` to fetch a checkpoint from a hub; `host` for one of several processes)
 #   VLARL_SHM      size of /dev/shm (1g)
 # The folder one stands in is mounted under its own name, so relative paths mean the same inside.
 set -euo pipefail
@@ -16,14 +16,24 @@ scripts=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
 
 image=${VLARL_IMAGE:-vlarl:cpu}
 gpus=${VLARL_GPUS:-}
+check_paths "$@"
 
 if [ -z "${VLARL_IMAGE_DIGEST:-}" ]; then
-    VLARL_IMAGE_DIGEST=$(docker image inspect --format '{{.Id}}' "$image" 2>/dev/null) ||
-        fail "Docker has no image $image, or does not answer" "docker build -t $image . (docs/hpc.md), or name another in VLARL_IMAGE"
+    if ! VLARL_IMAGE_DIGEST=$(docker image inspect --format '{{.Id}}' "$image" 2>/dev/null); then
+        [ -n "$print_only" ] ||
+            fail "Docker has no image $image, or does not answer" "docker build -t $image . (docs/hpc.md), or name another in VLARL_IMAGE"
+        VLARL_IMAGE_DIGEST=sha256:DIGEST
+    fi
 fi
 
+# Whoever asks for a network means to fetch; the image itself stays off it.
+case ${VLARL_NETWORK:-none} in none) ;; *) HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-0} ;; esac
+network=none
+# Several processes talk over the host's network.
+if [ "${WORLD_SIZE:-1}" != 1 ]; then network=host; fi
+
 command=(docker run --rm --init --stop-timeout 600 --user "$(id -u):$(id -g)")
-command+=(--network "${VLARL_NETWORK:-none}" --shm-size "${VLARL_SHM:-1g}" --cap-drop ALL --security-opt no-new-privileges)
+command+=(--network "${VLARL_NETWORK:-$network}" --shm-size "${VLARL_SHM:-1g}" --cap-drop ALL --security-opt no-new-privileges)
 if [ -t 0 ] && [ -t 1 ]; then command+=(--interactive --tty); fi
 case $gpus in
 "") ;;

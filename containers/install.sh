@@ -86,8 +86,10 @@ PYTHON
     ;;
 check)
     folder=$(mktemp -d)
+    # Else caches of the user who builds would stay in /cache, where another could not write them.
+    export NUMBA_CACHE_DIR="$folder/numba" MPLCONFIGDIR="$folder/matplotlib"
     vlarl --version
-    vlarl doctor --runs "$folder"
+    vlarl doctor --container
     vlarl train smoke --runs "$folder" --set run.cache="$folder" --display plain
     python -c 'import libero.libero, robosuite' >/dev/null 2>&1
     rm -rf "$folder"

@@ -12,9 +12,11 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from vlarl import study_collect
 
 CURVE_FIELDS = (
     "iteration",
@@ -30,12 +32,14 @@ CURVE_FIELDS = (
 REFERENCE_FIELDS = ("iteration", "chain", "digests")
 
 
-def without_places(text: str, run: Path) -> str:
-    """The text with this machine's folders taken out: they vouch for nothing and are nobody's business."""
-    checkout = run.resolve().parents[1]
-    places = {Path(__file__).resolve().parents[1]: ".", checkout: ".", checkout.parent: "..", Path.home(): "~"}
-    for place in sorted(places, key=lambda place: -len(str(place))):
-        text = text.replace(f"{place}/", f"{places[place]}/")
+def without_places(text: str, run: Path, recipes: Sequence[Path] = ()) -> str:
+    """The text with this machine's folders taken out, as studies take them out of theirs.
+
+    ``recipes``: folders of the recipes. DIR is the folder of runs, or another above it that is not the present one.
+    """
+    runs = run.resolve().parent
+    for place in (runs, runs.parent, runs.parent.parent, Path(__file__).resolve().parents[1]):
+        text = study_collect.without_places(text, place, recipes)
     return text
 
 
@@ -51,8 +55,9 @@ def publish(run: Path, out: Path, *, reference: bool = False) -> list[Path]:
     manifest = anonymous(json.loads((run / "manifest.json").read_text()))
     told = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     texts = {"manifest.json": told, "recipe.resolved.yaml": (run / "recipe.resolved.yaml").read_text()}
+    recipes = sorted({Path(source).parent for source in manifest["recipe"]["sources"]})
     for name, text in texts.items():
-        (out / name).write_text(without_places(text, run))
+        (out / name).write_text(without_places(text, run, recipes))
     evaluations = sorted((run / "eval").glob("*.json"))
     for evaluation in evaluations:
         shutil.copyfile(evaluation, out / evaluation.name)

@@ -291,13 +291,20 @@ def report(
 def doctor(
     console: Console,
     recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="Also check what this recipe needs.")] = None,
-    runs: RunsOption = _RUNS,
+    runs: Annotated[
+        Path | None,
+        typer.Option("--runs", metavar="DIR", help="Where run folders go; the recipe's folder, or runs, when absent."),
+    ] = None,
+    container: Annotated[
+        bool,
+        typer.Option("--container", help="Check what an image holds, not the machine; a warning is a failure then."),
+    ] = False,
 ) -> Exit:
     """Check this machine: what was found, why it matters, what to do."""
     from vlarl.doctor import doctor as examine
     from vlarl.doctor import doctor_json, doctor_text
 
-    diagnosis = examine(recipe, runs=runs)
+    diagnosis = examine(recipe, runs=runs, container=container)
     console.document(**doctor_json(diagnosis))
     console.data(doctor_text(diagnosis, verbose=console.verbose))
     return diagnosis.exit_status

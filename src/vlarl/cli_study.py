@@ -87,7 +87,7 @@ def _refuse_together(given: dict[str, bool]) -> None:
 
 def _print_script(console: Console, study: Study, named: str, order: Order, only: list[str]) -> Exit:
     from vlarl.study import chosen_jobs
-    from vlarl.study_slurm import slurm_script
+    from vlarl.study_slurm import slurm_script, wants_gpu
 
     jobs = chosen_jobs(study, only)
     script = slurm_script(
@@ -99,6 +99,7 @@ def _print_script(console: Console, study: Study, named: str, order: Order, only
         cache=order.cache,
         only=only,
         collected=None if order.collected is None else order.collected.folder,
+        gpu=any(wants_gpu(job.recipe) for job in jobs),
     )
     console.document(script=script, num_tasks=len(jobs))
     console.data(script)

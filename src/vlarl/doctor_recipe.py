@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 from vlarl.errors import UsageError, VlarlError
 from vlarl.plan import make_plan
 from vlarl.plan_machine import GB, Machine
+from vlarl.recipe.paths import expanded
 from vlarl.recipe.schema import Recipe
 from vlarl.recipe.specs.policies import OpenVlaSpec
 from vlarl.recipe.specs.rewards import ProcessRewardSpec
@@ -27,14 +27,15 @@ class Check:
     found: str
     why: str  # it matters
     remedy: str | None = None  # where it is not ok
+    host: bool = False  # the machine's doing, whatever an image holds
 
 
-def check_recipe(recipe: Recipe, cores: int, machine: Machine) -> list[Check]:
-    """Everything that can be told without torch and without a simulator."""
+def check_recipe(recipe: Recipe, cores: int, machine: Machine, torch_gpus: int | None = None) -> list[Check]:
+    """Everything that can be told without torch and without a simulator; ``torch_gpus``: those that torch sees."""
     return [
         _workers(recipe, cores),
         _torch_threads(recipe, cores),
-        *_device(recipe, machine),
+        *_device(recipe, machine, torch_gpus),
         *(files := list(_files(recipe))),
         # The sizes of a checkpoint that cannot be read are not known.
         *(() if any(check.status == "fail" for check in files) else _memory(recipe, machine)),
@@ -42,13 +43,18 @@ def check_recipe(recipe: Recipe, cores: int, machine: Machine) -> list[Check]:
 
 
 def _workers(recipe: Recipe, cores: int) -> Check:
+    """Simulator processes against cores, and against the slots that are simulated together: more would have no work."""
     suite = recipe.suite
+    most = min(cores, suite.slots_of_a_group())
+    # A few idle cores are no fault: half of what could work is.
+    fits = suite.num_workers <= cores and 2 * suite.num_workers > most
     return Check(
         name="workers",
-        status="ok" if suite.num_workers <= cores else "warn",
+        status="ok" if fits else "warn",
         found=f"{suite.num_envs} slots on {suite.num_workers} workers, {cores} cores",
         why="more simulator processes than cores only take turns; fewer leave cores idle while simulating",
-        remedy=None if suite.num_workers <= cores else f"--set suite.num_workers={cores}",
+        remedy=None if fits else f"--set suite.num_workers={most} (changes no result)",
+        host=True,
     )
 
 
@@ -60,10 +66,11 @@ def _torch_threads(recipe: Recipe, cores: int) -> Check:
         found=f"{threads} threads, {cores} cores",
         why="the number of threads is part of the recipe, since it changes sums; too many slow the update down",
         remedy=None if threads <= cores else f"--set train.torch_threads={cores} (this is then another recipe)",
+        host=True,
     )
 
 
-def _device(recipe: Recipe, machine: Machine) -> Iterator[Check]:
+def _device(recipe: Recipe, machine: Machine, torch_gpus: int | None) -> Iterator[Check]:
     """Whether a policy that needs a GPU, or is told to run on one, finds one."""
     large, device = isinstance(recipe.policy, OpenVlaSpec), getattr(recipe.policy, "device", "cpu")
     if device == "cpu" or not (large or device == "cuda"):
@@ -73,17 +80,20 @@ def _device(recipe: Recipe, machine: Machine) -> Iterator[Check]:
         if large
         else "the recipe says `policy.device: cuda`"
     )
-    if machine.num_gpus:
-        found = f"{machine.num_gpus} x {machine.gpu_name or 'GPU'}"
-        yield Check(name="GPU", status="ok", found=found, why=why)
+    listed = f"{machine.num_gpus} x {machine.gpu_name or 'GPU'}"
+    if machine.num_gpus and torch_gpus != 0:
+        yield Check(name="GPU", status="ok", found=listed, why=why, host=True)
         return
     forced = device == "cuda"
     yield Check(
         name="GPU",
         status="fail" if forced else "warn",
-        found="nvidia-smi lists none",
+        found=f"nvidia-smi lists {listed}, and torch sees none" if machine.num_gpus else "nvidia-smi lists none",
         why=why,
-        remedy="run it where there is a GPU (in a container: hand it in), or `--set policy.device=cpu`",
+        remedy="`make environment VARIANT=cuda`, or `--set policy.device=cpu`"
+        if machine.num_gpus
+        else "run it where there is a GPU (in a container: hand it in), or `--set policy.device=cpu`",
+        host=True,
     )
 
 
@@ -105,6 +115,7 @@ def _memory(recipe: Recipe, machine: Machine) -> Iterator[Check]:
             found=needed,
             why=why,
             remedy=None if memory.fits else remedy or "a larger machine; `vlarl plan` shows what takes it",
+            host=True,
         )
 
 
@@ -117,12 +128,14 @@ def _files(recipe: Recipe) -> Iterator[Check]:
         yield _checkpoint(recipe.policy.checkpoint)
     for reward in recipe.rewards:
         if isinstance(reward, ProcessRewardSpec):
-            look = partial(require_complete, Path(reward.model).expanduser())
+            look = partial(lambda name: require_complete(expanded(name)), reward.model)
             yield _looked_at("reward model", "the process reward is its score", look)
     if recipe.imitation is not None and recipe.imitation.demonstrations is not None:
-        source = Path(recipe.imitation.demonstrations).expanduser()
+        source = recipe.imitation.demonstrations
         why = "the warm start is cloned from them"
-        yield _looked_at("demonstrations", why, lambda: f"{len(demonstration_files(source))} files in {source}")
+        yield _looked_at(
+            "demonstrations", why, lambda: f"{len(demonstration_files(expanded(source)))} files in {source}"
+        )
 
 
 def _checkpoint(reference: str) -> Check:
@@ -132,7 +145,7 @@ def _checkpoint(reference: str) -> Check:
     why = "training begins from it, and a node of a cluster often has no network"
 
     def look() -> str:
-        folder = in_cache(reference) if reference.startswith(SCHEME) else Path(reference).expanduser()
+        folder = in_cache(reference) if reference.startswith(SCHEME) else expanded(reference)
         return f"{folder}, {read_layout(folder).num_bytes / GB:.1f} GB"
 
     return _looked_at("policy checkpoint", why, look)

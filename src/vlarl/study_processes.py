@@ -79,9 +79,9 @@ class Process:
         return int(Exit.RESUMABLE) if status == -signal.SIGTERM and self.asked else status
 
     def stop(self) -> None:
-        self.asked = True
+        again, self.asked = self.asked, True
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+            self.process.send_signal(signal.SIGINT if again else signal.SIGTERM)  # a second SIGTERM says nothing new
 
     def wait(self) -> None:
         self.process.wait()

@@ -1,4 +1,4 @@
-"""What images are made of reaches the build; wrappers and the Slurm template give exactly these commands."""
+"""What images are made of reaches the build; wrappers give exactly these commands."""
 
 from __future__ import annotations
 
@@ -7,25 +7,17 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from host import CONTAINERS, DIGEST, PATIENT, ROOT, TEMPLATES, WRAPPERS, Host
 
-import environment
+import vlarl
 
-ROOT = environment.ROOT
-CONTAINERS = ROOT / "containers"
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 DEFINITION = (CONTAINERS / "vlarl.def").read_text()
 INSTALL = (CONTAINERS / "install.sh").read_text()
-SCRIPTS = ("docker-run.sh", "apptainer-run.sh", "folders.sh", "slurm.sbatch", "install.sh")
-DIGEST = "sha256:" + "ab" * 32
-# A program that says its process number, waits, and ends as vlarl does on a signal.
-_WAITS = (
-    "import os, signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(75)); print(os.getpid(), flush=True)"
-)
-PATIENT = f"{shlex.quote(sys.executable)} -c {shlex.quote(_WAITS + '; signal.pause()')}"
+SCRIPTS = (*WRAPPERS, *TEMPLATES, "folders.sh", "install.sh")
 
 
 def copied_by_docker() -> list[str]:
@@ -78,7 +70,8 @@ def test_both_images_hold_the_same() -> None:
     in_apptainer = steps.findall(DEFINITION)
     assert in_docker == in_apptainer == ["libraries", "tools", "environment", "project", "record", "check"]
     assert [step for step in in_docker if not re.search(rf"^{step}\)$", INSTALL, re.MULTILINE)] == []
-    assert variables_of(DOCKERFILE) >= variables_of(DEFINITION) > {("PYTHONNOUSERSITE", "1"), ("HOME", "/home/vlarl")}
+    fixed = {("PYTHONNOUSERSITE", "1"), ("HOME", "/home/vlarl"), ("HF_HUB_OFFLINE", "1")}
+    assert variables_of(DOCKERFILE) >= variables_of(DEFINITION) > fixed
 
 
 def variables_of(text: str) -> set[tuple[str, str]]:
@@ -86,6 +79,29 @@ def variables_of(text: str) -> set[tuple[str, str]]:
     block = re.search(r"^ENV ((?:.*\\\n)*.*)|^%environment\n((?:    .*\n)*)", text, re.MULTILINE)
     assert block is not None
     return set(re.findall(r"\b([A-Z_]+)=([^\s\\]+)", block[1] or block[2]))
+
+
+def test_both_images_say_where_they_come_from() -> None:
+    named = set(re.findall(r"\b(org\.opencontainers\.image\.[a-z.]+)", DOCKERFILE))
+    assert named - set(re.findall(r"\b(org\.opencontainers\.image\.[a-z.]+)", DEFINITION)) <= {
+        "org.opencontainers.image.description"
+    }
+    assert {f"org.opencontainers.image.{name}" for name in ("source", "version", "revision", "base.digest")} <= named
+    assert f"\nARG VERSION={vlarl.__version__}\n" in DOCKERFILE
+    assert "io.vlarl.lock" in DEFINITION
+
+
+def test_an_empty_revision_is_an_argument_too() -> None:
+    line = next(line for line in DEFINITION.splitlines() if "$install record" in line)
+    filled = line.replace("{{ VARIANT }}", "cpu").replace("{{ REVISION }}", "").replace("{{ BASE_IMAGE }}", "debian")
+    assert shlex.split(filled.replace("$install", "install")) == ["install", "record", "cpu", "", "debian"]
+
+
+def test_the_check_of_an_image_leaves_no_cache_behind() -> None:
+    check = INSTALL.partition("\ncheck)\n")[2]
+    for name in ("NUMBA_CACHE_DIR", "MPLCONFIGDIR"):
+        assert check.index(f'{name}="$folder') < check.index("vlarl ")
+    assert "vlarl doctor --container\n" in check
 
 
 @pytest.mark.parametrize("text", [DOCKERFILE, DEFINITION])
@@ -117,49 +133,9 @@ def test_a_script_parses(name: str) -> None:
     subprocess.run([shell, "-n", str(CONTAINERS / name)], check=True)
 
 
-@pytest.mark.parametrize("name", ["docker-run.sh", "apptainer-run.sh"])
+@pytest.mark.parametrize("name", WRAPPERS)
 def test_a_wrapper_can_be_executed(name: str) -> None:
     assert os.access(CONTAINERS / name, os.X_OK)
-
-
-class Host:
-    """A folder with recipes, and stand-ins for programs that note how they are called."""
-
-    def __init__(self, folder: Path) -> None:
-        self.here = folder / "here"
-        self.home = folder / "home"
-        self.programs = folder / "bin"
-        self.said = folder / "said"
-        for made in (self.here, self.home, self.programs):
-            made.mkdir()
-        self.environ = {"PATH": f"{self.programs}:{os.environ['PATH']}", "HOME": str(self.home)}
-
-    def program(self, name: str, body: str) -> None:
-        path = self.programs / name
-        path.write_text(f"#!/bin/bash\n{body}\n")
-        path.chmod(0o755)
-
-    def run(self, script: str, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        command = ["bash", str(CONTAINERS / script), *words]
-        environ = {**self.environ, **variables}
-        return subprocess.run(command, cwd=self.here, env=environ, text=True, capture_output=True, check=False)
-
-    def called(self) -> list[str]:
-        return self.said.read_text().split("\0")[:-1]
-
-
-@pytest.fixture
-def host(tmp_path: Path) -> Host:
-    host = Host(tmp_path)
-    host.program(
-        "docker",
-        f'if [ "$1 $2" = "image inspect" ]; then [ "${{@: -1}}" != absent ] && echo {DIGEST}; exit; fi\n'
-        f"printf '%s\\0' \"$@\" >{host.said}; exit 75",
-    )
-    host.program(
-        "apptainer", f"{{ printf '%s\\0' \"$@\"; env -0 | grep -z ^APPTAINERENV_ | sort -z; }} >{host.said}; exit 75"
-    )
-    return host
 
 
 def docker_line(host: Host, *, runs: Path | None = None, extra: tuple[str, ...] = ()) -> list[str]:
@@ -227,6 +203,121 @@ def test_apptainer_gets_the_folders_and_the_digest(host: Host, tmp_path: Path) -
     ]
 
 
+PLACE = {
+    "RANK": "3",
+    "WORLD_SIZE": "4",
+    "LOCAL_RANK": "1",
+    "LOCAL_WORLD_SIZE": "2",
+    "MASTER_ADDR": "node1",
+    "MASTER_PORT": "29500",
+    "NCCL_SOCKET_IFNAME": "ib0",
+    "GLOO_SOCKET_IFNAME": "eth0",
+}
+
+
+def test_one_of_several_processes_is_told_its_place(host: Host) -> None:
+    (host.here / "vlarl.sif").touch()
+    host.run("apptainer-run.sh", "train", "smoke", **PLACE)
+    assert {f"APPTAINERENV_{name}={value}" for name, value in PLACE.items()} <= set(host.called())
+    host.run("docker-run.sh", "train", "smoke", **PLACE)
+    called = host.called()
+    assert {f"{name}={value}" for name, value in PLACE.items()} <= set(called)
+    assert called[called.index("--network") + 1] == "host", "or they would not meet"
+    host.run("docker-run.sh", "train", "smoke", **{**PLACE, "WORLD_SIZE": "1"})
+    assert "none" in host.called()
+
+
+@pytest.mark.parametrize(
+    ("variables", "offline"),
+    [
+        ({}, None),
+        ({"VLARL_NETWORK": "bridge"}, "0"),
+        ({"VLARL_NETWORK": "bridge", "HF_HUB_OFFLINE": "1"}, "1"),
+        ({"HF_HUB_OFFLINE": "0"}, "0"),
+    ],
+)
+def test_an_image_asks_no_hub_unless_it_is_given_a_network(
+    host: Host, variables: dict[str, str], offline: str | None
+) -> None:
+    host.run("docker-run.sh", "doctor", **variables)
+    assert [word for word in host.called() if "OFFLINE" in word] == ([f"HF_HUB_OFFLINE={offline}"] if offline else [])
+
+
+def test_the_folder_is_there_under_the_name_the_user_knows_too(host: Host, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(host.here)
+    done = host.run("docker-run.sh", "train", f"{link}/r.yaml", "--runs", f"{link}/runs", cwd=link, PWD=str(link))
+    assert done.returncode == 75, done.stderr
+    called = host.called()
+    for name in ("", "/runs"):
+        assert f"type=bind,source={host.here}{name},destination={link}{name}" in called
+    assert called[called.index("--workdir") + 1] == str(host.here)
+    host.run("docker-run.sh", "doctor", cwd=link)
+    assert not any(str(link) in word for word in host.called()), "where the shell says nothing of it"
+
+
+@pytest.mark.parametrize("script", WRAPPERS)
+def test_nothing_is_run_in_the_root_folder(host: Host, script: str) -> None:
+    done = host.run(script, "doctor", cwd=Path("/"))
+    assert done.returncode == 2
+    assert "hint: go to the folder" in done.stderr
+
+
+@pytest.mark.parametrize("script", WRAPPERS)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--runs", "/elsewhere/runs"),
+        ("--runs=/elsewhere/runs",),
+        ("--runs", "../runs"),
+        ("--out", "{here}/../out"),
+        ("--out", "{here}/outside/report.html"),  # a link that leads out
+        ("--set", "run.folder=/elsewhere"),
+        ("--set", "run.folder=~/runs"),
+        ("--set=run.cache=/elsewhere",),
+        ("/elsewhere/recipe.yaml",),
+        ("../recipe.yaml",),
+        ("--set", "policy.checkpoint=/models/openvla"),
+    ],
+)
+def test_a_place_that_the_container_does_not_see_is_refused(host: Host, script: str, words: tuple[str, ...]) -> None:
+    (host.here / "vlarl.sif").touch()
+    (host.here / "outside").symlink_to("/elsewhere")
+    # The folders of tests lie in /tmp, which Apptainer shares.
+    done = host.run(script, "train", *(word.format(here=host.here) for word in words), "--seed-is-no-path=1/2")
+    if script == "apptainer-run.sh" and any(".." in word for word in words):
+        assert done.returncode == 75
+        return
+    assert done.returncode == 2, done.stderr
+    assert "does not see" in done.stderr
+    assert {"VLARL_RUNS", "VLARL_DATA"} <= set(re.findall(r"VLARL_[A-Z]+", done.stderr))
+    assert not host.said.exists()
+
+
+@pytest.mark.parametrize("script", WRAPPERS)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "smoke", "--runs", "runs"),
+        ("train", "recipes/a.yaml", "--set", "run.cache=/cache/x", "--set", "suite.name=a/b"),
+        ("train", "/data/a.yaml", "--set", "imitation.demonstrations=/data/demos"),
+        ("eval", "--checkpoint", "hf://owner/name@commit", "--out", "{here}/new/a.json"),
+        ("report", "{here}/runs/a", "--out", "runs/a/b.html"),
+        ("train", "/recipes/smoke.yaml", "--set", "run.cache=~/.cache/vlarl"),
+    ],
+)
+def test_a_place_that_the_container_sees_is_passed_on(host: Host, script: str, words: tuple[str, ...]) -> None:
+    (host.here / "vlarl.sif").touch()
+    done = host.run(script, *(word.format(here=host.here) for word in words))
+    assert done.returncode == 75, done.stderr
+
+
+def test_a_link_to_a_scratch_disk_is_seen(host: Host) -> None:
+    (host.here / "runs").symlink_to("/dev/shm")
+    done = host.run("docker-run.sh", "--print", "report", "runs/a", "--out", "runs/a/b.html")
+    assert done.returncode == 0, done.stderr
+
+
 def test_without_gpus_none_are_handed_in(host: Host) -> None:
     (host.here / "vlarl.sif").touch()
     host.run("apptainer-run.sh", "doctor", CUDA_VISIBLE_DEVICES="0")
@@ -246,7 +337,17 @@ def test_the_command_can_be_printed_instead(host: Host, script: str, program: st
     assert not (host.here / "runs").exists()
 
 
-@pytest.mark.parametrize("script", ["docker-run.sh", "apptainer-run.sh"])
+@pytest.mark.parametrize("script", WRAPPERS)
+def test_the_command_is_printed_without_an_image_or_an_engine(host: Host, script: str) -> None:
+    for program in host.programs.iterdir():
+        program.unlink()
+    done = host.run(script, "--print", "doctor", VLARL_IMAGE="absent")
+    assert done.returncode == 0, done.stderr
+    assert "VLARL_IMAGE_DIGEST=sha256:DIGEST" in done.stdout
+    assert host.run(script, "--print", "doctor", VLARL_IMAGE_DIGEST=DIGEST).stdout.count(DIGEST) == 1
+
+
+@pytest.mark.parametrize("script", WRAPPERS)
 def test_a_missing_image_is_said_with_the_way_to_make_it(host: Host, script: str) -> None:
     done = host.run(script, "doctor", VLARL_IMAGE="absent")
     assert done.returncode == 4
@@ -272,62 +373,3 @@ def test_a_wrapper_becomes_the_runtime_and_so_gets_its_signals(host: Host, scrip
         assert int(process.stdout.readline()) == process.pid  # no shell stands between
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 75
-
-
-SLURM = {"SLURM_JOB_ID": "17", "SLURM_SUBMIT_DIR": str(ROOT)}
-
-
-def test_the_template_asks_for_a_signal_to_itself_and_to_be_queued_again() -> None:
-    options = re.findall(r"^#SBATCH --(\S+)", (CONTAINERS / "slurm.sbatch").read_text(), re.MULTILINE)
-    assert {"requeue", "signal=B:TERM@120", "open-mode=append", "nodes=1"} <= set(options)
-
-
-def test_every_line_of_the_template_is_explained() -> None:
-    previous = ""
-    for line in (CONTAINERS / "slurm.sbatch").read_text().splitlines():
-        if line.startswith("#SBATCH") and "job-name" not in line and "ntasks" not in line and "output" not in line:
-            assert previous.startswith("# "), line
-        if not line.startswith("#SBATCH") or not previous.startswith("#SBATCH"):
-            previous = line
-
-
-def test_the_template_goes_on_with_an_unfinished_run(host: Host) -> None:
-    host.program("vlarl", f"printf '%s\\0' \"$@\" >{host.said}")
-    done = host.run("slurm.sbatch", "recipes/smoke.yaml", "--set", "seed=2", **SLURM)
-    assert done.returncode == 0, done.stderr
-    assert host.called() == ["train", "recipes/smoke.yaml", "--set", "seed=2", "--or-resume", "--display", "plain"]
-
-
-@pytest.mark.parametrize(("status", "requeued"), [(0, False), (75, True), (1, False), (4, False)])
-def test_only_a_resumable_stop_is_queued_again(host: Host, status: int, requeued: bool) -> None:
-    host.program("vlarl", f"exit {status}")
-    host.program("scontrol", f"printf '%s\\0' \"$@\" >{host.said}")
-    done = host.run("slurm.sbatch", "smoke", **SLURM)
-    assert done.returncode == (0 if requeued else status)
-    assert host.said.exists() is requeued
-    assert not requeued or host.called() == ["requeue", "17"]
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_the_template_passes_the_signal_on_and_waits_for_the_checkpoint(host: Host, number: signal.Signals) -> None:
-    host.program("vlarl", f"exec {PATIENT}")
-    host.program("scontrol", f"printf '%s\\0' \"$@\" >{host.said}")
-    command = ["bash", str(CONTAINERS / "slurm.sbatch"), "smoke"]
-    environ = {**host.environ, **SLURM}
-    with subprocess.Popen(command, cwd=host.here, env=environ, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline()
-        process.send_signal(number)
-        assert process.wait(timeout=30) == 0
-    assert host.called() == ["requeue", "17"]
-
-
-def test_the_template_runs_in_the_image_when_one_is_named(host: Host) -> None:
-    image = host.here / "vlarl.sif"
-    image.touch()
-    host.program("scontrol", "exit 1")
-    done = host.run("slurm.sbatch", "smoke", VLARL_IMAGE=str(image), CUDA_VISIBLE_DEVICES="0", **SLURM)
-    assert done.returncode == 75  # refused by Slurm, so the status is left to tell what happened
-    called = host.called()
-    assert "--nv" in called
-    assert called[called.index(str(image)) :][:3] == [str(image), "train", "smoke"]

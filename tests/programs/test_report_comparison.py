@@ -180,7 +180,7 @@ def test_the_page(tmp_path: Path) -> None:
     ):
         assert words in shown.text, words
     assert "paper" not in re.findall(r"<th[^>]*>([^<]+)</th>", text)
-    assert f'<a href="{runs[0].id}/report.html">quick</a>' in text
+    assert f'<a href="./{runs[0].id}/report.html">quick</a>' in text
     assert not re.search(r"https?://|@import|url\(", text)
     assert report_json(written)["runs"] == [run.id for run in runs]
     assert report_json(written)["run"] is None

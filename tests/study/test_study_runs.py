@@ -28,7 +28,6 @@ from vlarl.run.folder import RunLock, find_runs
 from vlarl.study import Order, StudyOutcome, chosen_jobs, refresh, run_study
 from vlarl.study_collect import collect, without_places
 from vlarl.study_processes import words
-from vlarl.study_slurm import slurm_script
 from vlarl.types import EpisodeSpec, Trial
 
 ALL = ["base seed 1", "slow seed 1", "base seed 2", "slow seed 2"]
@@ -157,10 +156,10 @@ def test_a_signal_stops_what_runs(tmp_path: Path, number: signal.Signals) -> Non
     assert outcome.exit_status == Exit.RESUMABLE
 
 
-def test_a_second_signal_interrupts(tmp_path: Path) -> None:
+def test_ctrl_c_after_a_signal_interrupts(tmp_path: Path) -> None:
     def behave(job: StudyJob) -> int | None:
         os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
         return None
 
     machine = Machine(behave)
@@ -324,41 +323,7 @@ def test_curves_stand_alone(tmp_path: Path) -> None:
     assert len(root.findall(".//{http://www.w3.org/2000/svg}polyline")) == 2
 
 
-# Slurm and the command line
-
-
-def test_the_slurm_script_is_bash_and_names_each_run(tmp_path: Path) -> None:
-    script = slurm_script(
-        study="a b.yaml",
-        name="ours",
-        num_tasks=4,
-        num_cpus=3,
-        out=tmp_path,
-        cache=tmp_path / "c",
-        only=["slow"],
-        collected=Path("my docs"),
-    )
-    assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
-    assert "#SBATCH --array=0-3\n" in script
-    assert "#SBATCH --cpus-per-task=3\n" in script
-    assert "study 'a b.yaml' --out" in script
-    assert "--only slow --collected 'my docs' --task \"$SLURM_ARRAY_TASK_ID\"" in script
-
-
-@pytest.mark.parametrize(("status", "left", "queued"), [(0, 0, False), (75, 0, True), (1, 1, False)])
-def test_a_task_of_the_array_queues_itself_again_when_stopped(
-    tmp_path: Path, status: int, left: int, queued: bool
-) -> None:
-    for name, body in (("vlarl", f'echo "$@" > words; exit {status}'), ("scontrol", 'echo "$@" > queued')):
-        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
-        (tmp_path / name).chmod(0o755)
-    script = slurm_script(study="s.yaml", name="s", num_tasks=9, num_cpus=3, out=Path("o"), cache=Path("c"), only=[])
-    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_ARRAY_JOB_ID": "40", "SLURM_ARRAY_TASK_ID": "7"}
-    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, check=False)
-    assert done.returncode == left
-    assert (tmp_path / "words").read_text() == "study s.yaml --out o --cache c --task 7 --display plain\n"
-    assert (tmp_path / "queued").exists() == queued
-    assert not queued or (tmp_path / "queued").read_text() == "requeue 40_7\n"
+# The command line
 
 
 def test_the_words_of_a_run(tmp_path: Path) -> None:

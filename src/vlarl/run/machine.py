@@ -14,11 +14,11 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from vlarl.digest import bytes_digest, file_digest
 
@@ -51,19 +51,53 @@ ENVIRONMENT_VARIABLES = (
     "SLURM_RESTART_COUNT",
     "VLARL_IMAGE_DIGEST",
 )
-_SECRET_NAME = re.compile(r"TOKEN(?!IZER)|SECRET|PASSW|CREDENTIAL|API_?KEY|_KEY$|AUTH(?!OR)", re.IGNORECASE)
+ROOT = Path("/")  # of what images leave behind
+_BUILD, _LABELS = "etc/vlarl/build.json", ".singularity.d/labels.json"  # by containers/install.sh; by Apptainer
+_SECRET_NAME = re.compile(
+    r"TOKEN(?!IZER)|SECRET|PASSW|PASSPHRASE|CREDENTIAL|API_?KEY|_KEY$|(ACCESS|PRIVATE)_?KEY|AUTH(?!OR|_SOCK)|COOKIE|JWT"
+    # `GH_PAT`, and not `PATH`; `MYSQL_PWD`, and not `PWD` or `OLDPWD`.
+    r"|(^|_)(PAT|PASS|DSN|BEARER|SIGNATURE)(_|$)|_PWD$|CONN(ECTION)?_STR(ING)?",
+    re.IGNORECASE,
+)
+_USER_INFO = re.compile(r"\b([a-z][a-z0-9+.-]*)://([^\s/?#\"']+)@", re.IGNORECASE)
+_PASSWORD_IN_URL = re.compile(r"(?<=://)[^\s/?#@:\"']+:[^\s/?#\"']+(?=@)")
+_PARAMETER = re.compile(r"[?&;]([\w.-]+)=([^\s&;#\"']+)")
 _SHORTEST_SECRET = 6  # characters; a shorter value would blank out innocent text
+_LONGEST_NUMBER = 8  # digits; a limit, as in `MAX_NEW_TOKENS`, and no secret
 _REDACTED = "[redacted]"
 _GIT_SECONDS = 30
 
 
 def redact(text: str, environment: Mapping[str, str] = os.environ) -> str:
-    """``text`` without the value of any environment variable whose name says that it is a secret."""
-    secrets = {value for name, value in environment.items() if _SECRET_NAME.search(name)}
-    for secret in sorted(secrets, key=len, reverse=True):
-        if len(secret) >= _SHORTEST_SECRET:
-            text = text.replace(secret, _REDACTED)
-    return text
+    """``text`` without the secrets of the environment, and without any password in an address."""
+    return hide(text, secrets(environment))
+
+
+def secrets(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """Values of variables whose name says that they are secret, and passwords in addresses; the longest first."""
+    found = {value for name, value in environment.items() if _SECRET_NAME.search(name)}
+    for value in environment.values():
+        found |= set(_of_addresses(value)) if "://" in value else set()
+    is_number = re.compile(rf"\d{{,{_LONGEST_NUMBER}}}").fullmatch
+    kept = (secret for secret in found if len(secret) >= _SHORTEST_SECRET and not is_number(secret))
+    return tuple(sorted(kept, key=lambda secret: (-len(secret), secret)))
+
+
+def hide(text: str, hidden: tuple[str, ...]) -> str:
+    for secret in hidden:
+        text = text.replace(secret, _REDACTED)
+    return _PASSWORD_IN_URL.sub(_REDACTED, text) if "://" in text else text
+
+
+def _of_addresses(value: str) -> Iterator[str]:
+    """Passwords and tokens of the addresses in ``value``, as written and as they are sent."""
+    for scheme, info in _USER_INFO.findall(value):
+        user, colon, password = info.partition(":")
+        if colon:
+            yield from (info, password, unquote(password))
+        elif scheme.lower() in ("http", "https"):  # a token in the place of the user
+            yield from (user, unquote(user))
+    yield from (told for name, told in _PARAMETER.findall(value) if _SECRET_NAME.search(name))
 
 
 def redact_url(url: str) -> str:
@@ -87,7 +121,10 @@ def code(package: Path, absent: Absent) -> tuple[dict[str, Any], bytes]:
     record: dict[str, Any] = dict.fromkeys(("remote", "commit", "dirty", "diff_sha256", "untracked", "wheel"))
     probe = _git(package, "ls-files", "--error-unmatch", "__init__.py")
     if isinstance(probe, str):
-        absent["code.commit"] = f"not a git checkout: {probe}"
+        absent |= {f"code.{name}": "not a git checkout" for name in ("remote", "dirty", "diff_sha256", "untracked")}
+        record["commit"] = _built_from(package)
+        if record["commit"] is None:
+            absent["code.commit"] = f"not a git checkout: {probe}"
         record["wheel"] = _wheel(absent)
         return record, b""
     absent["code.wheel"] = "runs from a git checkout"
@@ -101,7 +138,7 @@ def code(package: Path, absent: Absent) -> tuple[dict[str, Any], bytes]:
         record["remote"] = redact_url(known_remote)
     diff = _git(top, "diff", "HEAD", "--binary", "--no-color", "--no-ext-diff")
     if isinstance(diff, str):
-        absent["code.diff_sha256"] = diff
+        absent |= {f"code.{name}": redact(diff) for name in ("dirty", "diff_sha256", "untracked")}
         return record, b""
     diff = redact(diff.decode(errors="surrogateescape")).encode(errors="surrogateescape")
     listed = _git(top, "ls-files", "--others", "--exclude-standard", "-z", "--", str(package))
@@ -109,6 +146,8 @@ def code(package: Path, absent: Absent) -> tuple[dict[str, Any], bytes]:
     record["untracked"] = {name: file_digest(top / name) for name in untracked if (top / name).is_file()}
     record["dirty"] = bool(diff or untracked)
     record["diff_sha256"] = bytes_digest(diff) if diff else None
+    if not diff:
+        absent["code.diff_sha256"] = "no tracked file is changed"
     return record, diff
 
 
@@ -119,6 +158,13 @@ def packages() -> dict[str, str]:
         if one.metadata["Name"]:
             found.setdefault(str(one.metadata["Name"]), one.version)  # the first on the path is the one imported
     return {re.sub(r"[-_.]+", "-", name).lower(): found[name] for name in sorted(found, key=str.lower)}
+
+
+def required_packages() -> set[str]:
+    """Names of all that an installed package requires here, extras aside."""
+    texts = (text for each in metadata.distributions() for text in each.requires or () if "extra ==" not in text)
+    names = (match[0] for match in map(re.compile(r"[\w.-]+").match, texts) if match)
+    return {re.sub(r"[-_.]+", "-", name).lower() for name in names}
 
 
 def torch_build(absent: Absent) -> str | None:
@@ -144,12 +190,72 @@ def lock_file(package: Path, build: str | None, absent: Absent) -> dict[str, str
     return None
 
 
+def torch_settings(absent: Absent) -> dict[str, Any] | None:
+    """How torch is set up in this process, for ``determinism.achieved``; it is not loaded for this."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        absent["determinism.achieved"] = "torch was not loaded when this was written"
+        return None
+    backends, has_gpu = torch.backends, torch.cuda.is_available()
+    for name in () if has_gpu else ("cudnn", "nccl"):
+        absent[f"determinism.achieved.{name}"] = "torch finds no GPU"
+    return {
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "tf32": {"matmul": backends.cuda.matmul.allow_tf32, "cudnn": backends.cudnn.allow_tf32},
+        "cudnn_benchmark": backends.cudnn.benchmark,
+        "threads": torch.get_num_threads(),
+        "cudnn": str(backends.cudnn.version()) if has_gpu else None,
+        "nccl": ".".join(map(str, torch.cuda.nccl.version())) if has_gpu else None,
+    }
+
+
+def container(absent: Absent, environment: Mapping[str, str] = os.environ) -> dict[str, Any] | None:
+    """The image this runs in: what runs it, how it was built, its digest and labels; None outside of one."""
+    runtime, build, labels = _runtime(environment), _read_json(ROOT / _BUILD), _read_json(ROOT / _LABELS)
+    if runtime is None and build is None:
+        absent["container"] = "nothing says that this is one"
+        return None
+    found = {
+        "runtime": (runtime, "no mark of Docker, Podman or Apptainer"),
+        "build": (build, f"no readable /{_BUILD}: not an image of vlarl's"),
+        "image_digest": (environment.get("VLARL_IMAGE_DIGEST"), "VLARL_IMAGE_DIGEST is not set: started by no wrapper"),
+        "labels": (labels, f"no readable /{_LABELS}, which Apptainer writes"),
+    }
+    absent |= {f"container.{name}": reason for name, (value, reason) in found.items() if value is None}
+    return {name: value for name, (value, _) in found.items()}
+
+
+def _runtime(environment: Mapping[str, str]) -> str | None:
+    if "APPTAINER_CONTAINER" in environment or (ROOT / ".singularity.d").is_dir():
+        return "apptainer"
+    marks = {"docker": ".dockerenv", "podman": "run/.containerenv"}
+    return next((name for name, mark in marks.items() if (ROOT / mark).exists()), None)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _built_from(package: Path) -> str | None:
+    """The commit of the image's code, if ``package`` is that and not a checkout which was handed in."""
+    build = _read_json(ROOT / _BUILD) if Path(sys.prefix) in package.parents else None
+    revision = (build or {}).get("revision")
+    return str(revision) if revision else None
+
+
 def machine(absent: Absent) -> dict[str, Any]:
     """Host, processor, memory, operating system and graphics cards."""
+    model = cpu_model()
+    if model is None:
+        absent["machine.cpu_model"] = "/proc/cpuinfo does not say"
     return {
         "host": socket.gethostname(),
         "cpu": _first_match(Path("/proc/cpuinfo"), r"^model name\s*:\s*(.+)$", "machine.cpu", absent),
-        "cpu_model": cpu_model(),
+        "cpu_model": model,
         "cores": os.cpu_count(),
         "usable_cores": len(os.sched_getaffinity(0)),
         "memory_bytes": _memory(absent),
@@ -214,6 +320,10 @@ def _wheel(absent: Absent) -> dict[str, Any] | None:
         absent["code.wheel"] = "vlarl is imported from a folder, not installed"
         return None
     record, origin = distribution.read_text("RECORD"), distribution.read_text("direct_url.json")
+    if not record:
+        absent["code.wheel.record_sha256"] = "it was installed without a RECORD"
+    if not origin:
+        absent["code.wheel.url"] = "it was not installed from an address"
     return {
         "version": distribution.version,
         "record_sha256": bytes_digest(record.encode()) if record else None,

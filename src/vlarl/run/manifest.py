@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from vlarl import seeding
 from vlarl.digest import bytes_digest
 from vlarl.errors import AssetError
 from vlarl.run import installed, machine
+from vlarl.run.documents import read_object
 from vlarl.run.files import disk_errors, write_bytes, write_json
 from vlarl.run.folder import RunFolder
 
@@ -23,7 +23,7 @@ Status = Literal["running", "done", "failed", "stopped", "interrupted"]
 
 
 # Sections that say what computes; another machine that goes on with the run may have others.
-SURROUNDINGS = ("code", "packages", "machine", "environment")
+SURROUNDINGS = ("code", "packages", "machine", "container", "environment")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,6 @@ class Intent:
     recipe_sources: Mapping[str, bytes]  # path -> bytes, the recipe first, then what it extends
     overrides: tuple[str, ...]  # --set, verbatim
     recipe_digest: str
-    plan_digest: str | None = None
     seed: int
     determinism: str  # as requested: off, seeded, strict
     tier: str  # achievable here: T0 .. T5
@@ -64,6 +63,9 @@ def gather(run_id: str | None, intent: Intent) -> tuple[dict[str, Any], bytes]:
     build = machine.torch_build(absent)
     versions = machine.packages()
     lock = machine.lock_file(package, build, absent)
+    differing = lock_differences(package, lock, versions)
+    if differing is None:
+        absent["packages.differences"] = "no lock to compare with"
     if intent.renderer is None:
         absent["machine.renderer"] = "nothing was rendered when this was written"
     manifest: dict[str, Any] = {
@@ -80,23 +82,28 @@ def gather(run_id: str | None, intent: Intent) -> tuple[dict[str, Any], bytes]:
             "sources": {path: bytes_digest(data) for path, data in intent.recipe_sources.items()},
             "overrides": list(intent.overrides),
             "digest": intent.recipe_digest,
-            "plan_digest": intent.plan_digest,
         },
         "code": {**code, "files": installed.source_files(package)},
         "packages": {
             "lock": lock,
-            "differences": lock_differences(package, lock, versions),
+            "differences": differing,
             "torch_build": build,
             "versions": versions,
         },
         "machine": {**machine.machine(absent), "renderer": dict(intent.renderer) if intent.renderer else None},
+        "container": machine.container(absent),
         "environment": machine.environment_variables(),
         "seeds": {
             "root": intent.seed,
             "scheme": seeding.SCHEME,
             "samples": {f"{purpose}/0": seeding.seed(intent.seed, purpose, 0) for purpose in ("action", "update")},
         },
-        "determinism": {"requested": intent.determinism, "tier": intent.tier, "reason": intent.tier_reason},
+        "determinism": {
+            "requested": intent.determinism,
+            "tier": intent.tier,
+            "reason": intent.tier_reason,
+            "achieved": machine.torch_settings(absent),
+        },
         "assets": [dict(asset) for asset in intent.assets],
         **intent.extra,
         "outcome": None,
@@ -110,13 +117,14 @@ def lock_differences(
 ) -> dict[str, dict[str, str | None]] | None:
     """What is installed in another version than the lock asks for; None where no lock is beside the code.
 
-    Packages that are not installed at all are left out: a lock covers every extra.
+    Of the packages that are not installed at all those count that an installed one requires: a lock covers every extra.
     """
     path = installed.find_lock(package, lock["name"]) if lock else None
     if path is None:
         return None
     found = installed.lock_differences(installed.read_lock(path.read_text()), versions)
-    return {name: pair for name, pair in found.items() if pair["installed"] is not None}
+    needed = machine.required_packages()
+    return {name: pair for name, pair in found.items() if pair["installed"] is not None or name in needed}
 
 
 def note(run: RunFolder, **fields: Any) -> dict[str, Any]:
@@ -140,7 +148,8 @@ def reopen(
     """
     manifest = read(run)
     stretch = {name: manifest[name] for name in ("status", "exit_code", "ended")}
-    other = {name: here[name] for name in SURROUNDINGS if here[name] != manifest.get(name)} if here else {}
+    now = _redacted(here or {}, machine.secrets())  # as what was written is
+    other = {name: now[name] for name in SURROUNDINGS if now[name] != manifest.get(name)} if here else {}
     resumed = [
         *manifest.get("resumed", ()),
         {"at": _now(), "iteration": iteration, "command": list(command), **stretch, "here": other},
@@ -152,8 +161,10 @@ def reopen(
 def read(run: RunFolder) -> dict[str, Any]:
     """The manifest as written; AssetError (R330) when it is missing or damaged, R331 from another version."""
     try:
-        manifest = json.loads(run.manifest.read_text())
+        manifest = read_object(run.manifest)
         version = manifest["schema_version"]
+        if version == SCHEMA_VERSION:
+            _check(manifest)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise AssetError(
             f"{run.manifest} cannot be read: {error}",
@@ -171,20 +182,30 @@ def read(run: RunFolder) -> dict[str, Any]:
     return dict(manifest)
 
 
+def _check(manifest: Mapping[str, Any]) -> None:
+    """KeyError, TypeError or ValueError where a field that every program reads is not what is written."""
+    for text in (manifest["status"], manifest["recipe"]["digest"], manifest["started"]):
+        if not isinstance(text, str):
+            raise TypeError(f"{text!r} is no text")
+    for time in (manifest["started"], manifest["ended"]):
+        if time is not None:
+            datetime.fromisoformat(time)
+
+
 def _write(run: RunFolder, manifest: dict[str, Any]) -> dict[str, Any]:
     # Redacted as text, so that no field, whoever filled it, carries a secret out of the environment.
-    manifest = _redacted(manifest)
+    manifest = _redacted(manifest, machine.secrets())
     with disk_errors(run.manifest):
         write_json(run.manifest, manifest)
     return manifest
 
 
-def _redacted(value: Any) -> Any:
+def _redacted(value: Any, hidden: tuple[str, ...]) -> Any:
     if isinstance(value, Mapping):
-        return {_redacted(key): _redacted(item) for key, item in value.items()}
+        return {_redacted(key, hidden): _redacted(item, hidden) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_redacted(item) for item in value]
-    return machine.redact(value) if isinstance(value, str) else value
+        return [_redacted(item, hidden) for item in value]
+    return machine.hide(value, hidden) if isinstance(value, str) else value
 
 
 def _now() -> str:

@@ -9,10 +9,11 @@ from types import FrameType
 
 
 class StopSignal:
-    """SIGTERM, SIGINT and SIGUSR1 set a flag that the loop reads once an iteration; a second one interrupts.
+    """SIGTERM, SIGINT and SIGUSR1 set a flag that the loop reads once an iteration; SIGINT after that interrupts.
 
-    ``repeated``: the launcher of several processes passes on what each of them has had already, so a second one
-    says nothing new.
+    A repeated SIGTERM or SIGUSR1 says nothing new: Slurm may send it to every process of a step, and the script of the
+    job passes its own on. ``repeated``: neither does a repeated SIGINT, where a launcher of several processes passes on
+    what each of them has had already.
     """
 
     def __init__(self, *, repeated: bool = False) -> None:
@@ -20,7 +21,7 @@ class StopSignal:
         self._repeated = repeated
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None and not self._repeated:
+        if self.received is not None and number == signal.SIGINT and not self._repeated:
             raise KeyboardInterrupt
         self.received = self.received or signal.Signals(number).name
 
