@@ -100,7 +100,8 @@ def heed_lock(recipe: Recipe, described: Mapping[str, Any], say: Callable[[str],
     differing = described["packages"]["differences"]
     if not differing and not (recipe.run.require_lock and differing is None):
         return
-    names = [f"{name} {pair['installed']} (lock: {pair['lock']})" for name, pair in (differing or {}).items()]
+    pairs = (differing or {}).items()
+    names = [f"{name} {pair['installed'] or 'is missing'} (lock: {pair['lock']})" for name, pair in pairs]
     shown = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
     found = (
         f"{len(names)} packages are not as in locks/{described['packages']['lock']['name']}: {shown}" if names else ""

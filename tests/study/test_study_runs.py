@@ -11,7 +11,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -125,16 +127,35 @@ def test_a_failed_run_does_not_stop_the_others(tmp_path: Path) -> None:
     assert [row.seeds for row in outcome.table.rows] == [2, 1]
 
 
-def test_several_at_a_time(tmp_path: Path) -> None:
-    machine = Machine(lambda job: None if job.seed == 1 else 0)
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The study's time in its one item, which only the test moves."""
+    now = [0.0]
+    monkeypatch.setattr("vlarl.study.time", SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
+    return now
+
+
+def ends_with(label: str, clock: list[float]) -> Callable[[StudyJob], int | None]:
+    """Runs of seed 1 go on for ever; when that of ``label`` begins, the time is over."""
+
+    def behave(job: StudyJob) -> int | None:
+        clock[0] = 10.0 if job.label == label else clock[0]
+        return None if job.seed == 1 else 0
+
+    return behave
+
+
+def test_several_at_a_time(tmp_path: Path, clock: list[float]) -> None:
+    machine = Machine(ends_with(ALL[1], clock))
     outcome = go(made_study(tmp_path), tmp_path / "out", machine, num_jobs=2, budget=3.0)
     assert machine.most == 2
     assert machine.stopped == ALL[:2]
     assert outcome.exit_status == Exit.RESUMABLE
 
 
-def test_the_end_of_the_budget_stops_what_runs_and_begins_nothing(tmp_path: Path) -> None:
-    machine = Machine(lambda job: None if job.label == "slow seed 1" else 0)
+def test_the_end_of_the_budget_stops_what_runs_and_begins_nothing(tmp_path: Path, clock: list[float]) -> None:
+    behave = ends_with("slow seed 1", clock)
+    machine = Machine(lambda job: 0 if job.label == "base seed 1" else behave(job))
     outcome = go(made_study(tmp_path), tmp_path / "out", machine, budget=3.0)
     assert machine.started == ALL[:2]
     assert machine.stopped == ["slow seed 1"]
