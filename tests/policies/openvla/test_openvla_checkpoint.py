@@ -19,7 +19,14 @@ from torch import Tensor
 
 from vlarl.errors import AssetError, EnvironmentUnusable
 from vlarl.policies.openvla import checkpoint
-from vlarl.policies.openvla.checkpoint import Layout, export_checkpoint, load_model, read_layout, read_tensor
+from vlarl.policies.openvla.checkpoint import (
+    Layout,
+    _is_its_own,
+    export_checkpoint,
+    load_model,
+    read_layout,
+    read_tensor,
+)
 from vlarl.policies.openvla.sizes import is_unused, sizes_of, tensor_shapes
 
 TINY = Path(__file__).parent / "prismatic_tiny"
@@ -217,3 +224,18 @@ def test_tensors_that_the_layout_has_not_are_a_mistake(
 ) -> None:
     with pytest.raises(AssertionError):
         export_checkpoint(tmp_path / "out", source, replaced)
+
+
+def test_links_that_leave_a_checkpoint_are_not_its_own(tmp_path: Path) -> None:
+    """A folder at the root of the file system has no folder two above it."""
+    assert _is_its_own(Path("/config.json"), Path("/"))
+    assert _is_its_own(Path("/model/config.json"), Path("/model"))
+    folder, blobs = tmp_path / "snapshots" / "commit", tmp_path / "blobs"
+    for place in (folder, blobs):
+        place.mkdir(parents=True)
+    (blobs / "abc").write_text("{}")
+    (tmp_path / "secret.json").write_text("{}")
+    (folder / "config.json").symlink_to(blobs / "abc")
+    (folder / "secret.json").symlink_to(tmp_path / "secret.json")
+    assert _is_its_own(folder / "config.json", folder)
+    assert not _is_its_own(folder / "secret.json", folder)

@@ -130,8 +130,8 @@ def _copy_beside_weights(folder: Path, out: Path) -> None:
 
 def _is_its_own(file: Path, folder: Path) -> bool:
     """Whether a link, if ``file`` is one, stays in the folder or in the hub cache's store beside it."""
-    target = file.resolve()
-    return target.parent == folder.resolve() or target.parent == folder.resolve().parents[1] / "blobs"
+    home = folder.resolve()
+    return file.resolve().parent in (home, home.parent.parent / "blobs")
 
 
 @dataclass(frozen=True, kw_only=True)
