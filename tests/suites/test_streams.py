@@ -56,11 +56,17 @@ def test_a_death_is_told_as_such() -> None:
     assert caught.value.code == "E412"
 
 
-def test_a_module_that_lies_in_the_current_folder_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("before", [None, "yes"])
+def test_a_module_that_lies_in_the_current_folder_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str | None
+) -> None:
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    if before is not None:
+        monkeypatch.setenv("PYTHONSAFEPATH", before)
     for name in ("multiprocessing", "json", "numpy"):
         (tmp_path / f"{name}.py").write_text("open('RUN', 'w').write('x'); raise SystemExit(9)")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
     assert list(stream(count, [2], num_workers=1)) == [0, 1]
     assert not (tmp_path / "RUN").exists()
-    assert "PYTHONSAFEPATH" not in os.environ
+    assert os.environ.get("PYTHONSAFEPATH") == before
