@@ -1,6 +1,6 @@
 """Breaks small but whole runs in every way that a cluster knows, goes on with each, and tells what was lost.
 
-    python tests/faults/harness.py [--kills 50] [--terms 20] [--workers 10] [--json FILE]
+    python tests/faults/harness.py [--kills 50] [--terms 20] [--workers 10] [--ranks 5] [--json FILE]
 
 The reference is one run that nothing happens to. A fault is survived when the run, resumed as often as it takes, ends
 in the reference's hash chain. Lost work is counted in iterations that had to be done again. The moments are drawn
@@ -14,6 +14,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,7 @@ from vlarl.recipe.load import load_recipe
 from vlarl.run import checkpoint
 from vlarl.run.events import read_events
 from vlarl.run.folder import RunFolder, find_runs
+from vlarl.suites.pool import Pool
 from vlarl.train import Watcher, resume, train
 
 CHECKPOINT_EVERY = 2
@@ -83,29 +85,33 @@ class Harness:
 
     def started(self, runs: Path, disturb: Callable[[subprocess.Popen[bytes]], object], *words: str) -> RunFolder:
         """`vlarl train` in a process of its own, disturbed; the folder it left."""
-        settings = [word for override in self.overrides for word in ("--set", override)]
-        command = [sys.executable, "-m", "vlarl", "train", str(self.recipe), "--runs", str(runs), *settings, *words]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        with self.process(runs, *words) as process:
             disturb(process)
             process.wait()
         found = find_runs(runs)
         return found[0] if found else RunFolder(runs / "nothing-yet")
+
+    def process(self, runs: Path, *words: str, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+        settings = [word for override in self.overrides for word in ("--set", override)]
+        command = [sys.executable, "-m", "vlarl", "train", str(self.recipe), "--runs", str(runs), *settings, *words]
+        return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     @staticmethod
     def chain(run: RunFolder) -> list[str]:
         events = read_events(run.events) if run.events.is_file() else []
         return [event["chain"] for event in events if event["kind"] == "iteration"]
 
-    def gone_on_with(self, run: RunFolder) -> tuple[bool, int]:
+    def gone_on_with(self, run: RunFolder, reference: list[str] | None = None, *overrides: str) -> tuple[bool, int]:
         """Whether the rest ends in the reference's chain, and how many iterations were done again."""
-        if not run.manifest.is_file():
-            return self.chain(self.train(self.runs("again"))) == self.reference, 0  # killed before the run began
+        reference = self.reference if reference is None else reference
+        if not run.manifest.is_file():  # killed before the run began
+            return self.chain(self.train(self.runs("again"), *overrides)) == reference, 0
         done = len(self.chain(run))
         kept = checkpoint.iterations(run.checkpoints)
         newest = checkpoint.load(run.path).iteration if kept else 0
-        if done < len(self.reference) or json.loads(run.manifest.read_text())["status"] != "done":
+        if done < len(reference) or json.loads(run.manifest.read_text())["status"] != "done":
             resume(run, command=["faults"])
-        return self.chain(run) == self.reference, max(0, done - newest)
+        return self.chain(run) == reference, max(0, done - newest)
 
     # -- the faults, each one row
 
@@ -135,6 +141,53 @@ class Harness:
             run = self.train(self.runs("worker"), watcher=Watcher(iteration=kill))
             results.append((self.chain(run) == self.reference, 0))
         return _row("SIGKILL to a simulator process", results, "replaced and its episodes replayed, without a stop")
+
+    def hung_workers(self, times: int) -> Row:
+        """A stopped process stands for one whose simulator does not come back; the pool waits 5 s here, not 120."""
+        results = []
+        timeouts = Pool.__init__.__kwdefaults__
+        usual = timeouts["timeout_seconds"]
+        timeouts["timeout_seconds"] = 5.0
+        try:
+            for _ in range(times):
+                at = self.random.randrange(12)
+
+                def stop(event: Any, at: int = at) -> None:
+                    if event["iteration"] == at:
+                        os.kill(self.random.choice(_children(os.getpid())), signal.SIGSTOP)
+
+                run = self.train(self.runs("hung"), watcher=Watcher(iteration=stop))
+                results.append((self.chain(run) == self.reference, 0))
+        finally:
+            timeouts["timeout_seconds"] = usual
+        return _row("a simulator process that hangs", results, "replaced and its episodes replayed, without a stop")
+
+    def killed_ranks(self, times: int) -> Row:
+        """Two processes with two shards: one dies, the other ends the job, and one process alone goes on with it."""
+        shards = "suite.num_shards=2"
+        results = []
+        reference = self.chain(self.train(self.runs("shards"), shards))
+        for _ in range(times):
+            runs, moment, rank = self.runs("ranks"), self.random.uniform(0.0, self.seconds), self.random.randrange(2)
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                job = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+            pair = []
+            for place in range(2):
+                environment = {**os.environ, **job, "RANK": str(place), "LOCAL_RANK": str(place)}
+                pair.append(self.process(runs, "--set", shards, env=environment))
+            try:
+                pair[rank].wait(moment)
+            except subprocess.TimeoutExpired:
+                pair[rank].kill()
+            for process in pair:
+                process.wait()
+            found = find_runs(runs)
+            run = found[0] if found else RunFolder(runs / "nothing-yet")
+            results.append(self.gone_on_with(run, reference, shards))
+        return _row(
+            "SIGKILL to one of two training processes", results, "the other ends the job; resumed by one process"
+        )
 
     def damaged(self, name: str, damage: Callable[[Path], None], times: int) -> Row:
         results = []
@@ -257,10 +310,14 @@ def _tmpfs(place: Path, *, kib: int) -> Iterator[None]:
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def rows(harness: Harness, *, kills: int, terms: int, workers: int, few: int, mounts: bool) -> Iterator[Row]:
+def rows(
+    harness: Harness, *, kills: int, terms: int, workers: int, ranks: int, few: int, mounts: bool
+) -> Iterator[Row]:
     yield harness.signalled(signal.SIGKILL, kills)
     yield harness.signalled(signal.SIGTERM, terms)
     yield harness.killed_workers(workers)
+    yield harness.hung_workers(ranks)
+    yield harness.killed_ranks(ranks)
     yield harness.damaged("a flipped bit", harness.flipped, few)
     yield harness.damaged("a truncated file", harness.cut_short, few)
     yield harness.damaged("COMPLETE is missing", lambda folder: (folder / "COMPLETE").unlink(), 1)
@@ -276,6 +333,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--terms", type=int, default=20)
     parser.add_argument("--workers", type=int, default=10)
+    parser.add_argument("--ranks", type=int, default=5, help="killed processes of a job, simulators that hang")
     parser.add_argument("--few", type=int, default=10, help="damaged checkpoints of each kind, full disks")
     parser.add_argument("--no-mounts", action="store_true", help="leave out the full disk, which needs root")
     parser.add_argument("--json", type=Path)
@@ -284,7 +342,7 @@ def main() -> int:
         harness = Harness(Path(folder))
         found = []
         print("| fault | tried | same chain | most iterations done again | outcome |\n|---|---|---|---|---|")
-        numbers = {name: getattr(options, name) for name in ("kills", "terms", "workers", "few")}
+        numbers = {name: getattr(options, name) for name in ("kills", "terms", "workers", "ranks", "few")}
         for row in rows(harness, mounts=not options.no_mounts, **numbers):
             found.append(row)
             print(f"| {row.fault} | {row.tried} | {row.survived} | {row.most_lost} | {row.outcome} |", flush=True)
