@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+from typing import Any, TypeVar
 
+Item = TypeVar("Item")
 MAX_ROWS, MAX_COLUMNS = 40, 60
 _LABELS, _WIDTH, _ROW = 190, 1000, 22  # SVG units
 
@@ -25,16 +26,18 @@ def curriculum_body(records: Sequence[Mapping[str, Any]]) -> str:
     found = [record for record in records if (record.get("curriculum") or {}).get("probability")]
     if not found:
         return ""
-    shown = _spread(found, MAX_COLUMNS)
-    rows = heat_rows(shown)
+    shown = spread(found, MAX_COLUMNS)
+    return heat_map(heat_rows(shown), [int(record["iteration"]) + 1 for record in shown])
+
+
+def heat_map(rows: Sequence[HeatRow], columns: Sequence[int]) -> str:
+    """Drawn with a note above; ``columns``: iterations done at each column of the rows."""
     highest = max(max(row.probabilities) for row in rows)
-    first, last = int(shown[0]["iteration"]) + 1, int(shown[-1]["iteration"]) + 1
-    columns = [int(record["iteration"]) + 1 for record in shown]
     note = (
         f"Probability of each row after each iteration, from none (pale) to {100 * highest:.1f}% (full colour); the "
         "last one and the smoothed success rate of the rollouts are on the right. Point at a cell for its numbers."
     )
-    drawing = _drawing(rows, columns, highest, first, last)
+    drawing = _drawing(rows, columns, highest)
     return f'<p class="note">{note}</p><div style="overflow-x:auto"><div style="min-width:680px">{drawing}</div></div>'
 
 
@@ -59,14 +62,14 @@ def heat_rows(records: Sequence[Mapping[str, Any]]) -> list[HeatRow]:
     return rows
 
 
-def _spread(records: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
+def spread(items: Sequence[Item], count: int) -> list[Item]:
     """At most ``count`` of them, evenly, first and last included."""
-    if len(records) <= count:
-        return list(records)
-    return [records[round(at * (len(records) - 1) / (count - 1))] for at in range(count)]
+    if len(items) <= count:
+        return list(items)
+    return [items[round(at * (len(items) - 1) / (count - 1))] for at in range(count)]
 
 
-def _drawing(rows: Sequence[HeatRow], columns: Sequence[int], highest: float, first: int, last: int) -> str:
+def _drawing(rows: Sequence[HeatRow], columns: Sequence[int], highest: float) -> str:
     height = _ROW * len(rows) + 24
     cell = (_WIDTH - _LABELS - 120) / len(columns)
     parts = [
@@ -83,8 +86,8 @@ def _drawing(rows: Sequence[HeatRow], columns: Sequence[int], highest: float, fi
             )
         now = f"{100 * row.probabilities[-1]:.1f}% · s {100 * row.success[-1]:.0f}%"
         parts.append(f'<text x="{_WIDTH - 112}" y="{y + 15}">{now}</text>')
-    parts.append(f'<text x="{_LABELS}" y="{height - 6}">iteration {first}</text>')
-    parts.append(f'<text x="{_WIDTH - 122}" y="{height - 6}" text-anchor="end">{last}</text>')
+    parts.append(f'<text x="{_LABELS}" y="{height - 6}">iteration {columns[0]}</text>')
+    parts.append(f'<text x="{_WIDTH - 122}" y="{height - 6}" text-anchor="end">{columns[-1]}</text>')
     return "".join((*parts, "</svg>"))
 
 

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
 
 from vlarl.report_charts import Frame, Series, TopAxis, line_chart, percent, short_number
-from vlarl.report_data import ReportData, iteration_seconds, rollout_curve
+from vlarl.report_data import ReportData, rollout_curve
 from vlarl.report_html import counts_text, legend, section, small_chart
+from vlarl.results_training import LEARNING_CURVES, iteration_seconds, stat
 
-_CURVES = (  # title, section of the record, field
-    ("Approximate KL", "stats", "approx_kl"),
-    ("Clip fraction", "stats", "clip_fraction"),
-    ("Entropy", "stats", "entropy"),
-    ("Explained variance", "stats", "explained_variance"),
-    ("Value loss", "stats", "value_loss"),
-    ("Policy gradient norm", "stats", "policy_grad_norm"),
-)
-_OF_THE_POLICY = {"approx_kl", "clip_fraction", "entropy", "policy_grad_norm"}
 _WORDS = {  # by the name of the series
     "evaluation": "held-out evaluation, with Wilson 95% band",
     "rollout": "rollout, sampled actions on training init states, last 100 episodes",
@@ -59,7 +50,10 @@ def rewards(data: ReportData) -> str:
     """A small chart a part of the reward."""
     names = dict.fromkeys(name for record in data.iterations for name in record.get("reward") or {})
     steps = [int(record["env_steps"]) for record in data.iterations]
-    drawn = (small_chart(name, steps, [_value(record, "reward", name) for record in data.iterations]) for name in names)
+    drawn = (
+        small_chart(name, steps, [(record.get("reward") or {}).get(name) for record in data.iterations])
+        for name in names
+    )
     charts = "".join(drawn)
     note = "Each part of the reward, its weight included: mean per control step of each iteration's rollout."
     return section("Rewards", f'<p class="note">{note}</p><div class="small">{charts}</div>') if charts else ""
@@ -69,8 +63,8 @@ def learning(data: ReportData) -> str:
     """What PPO and the critic say of each iteration."""
     steps = [int(record["env_steps"]) for record in data.iterations]
     charts = "".join(
-        small_chart(title, steps, [_curve_value(record, part, field) for record in data.iterations])
-        for title, part, field in _CURVES
+        small_chart(title, steps, [stat(record, field) for record in data.iterations])
+        for field, title in LEARNING_CURVES.items()
     )
     return section("Learning", f'<div class="small">{charts}</div>') if charts else ""
 
@@ -127,13 +121,3 @@ def _frame(axis: _Axis, width: int, height: int) -> Frame:
         top=10 + room,
         bottom=42,
     )
-
-
-def _curve_value(record: Mapping[str, Any], part: str, field: str) -> float | None:
-    """None where there is nothing to show: of the policy's update, while only the critic was trained."""
-    critic_only = field in _OF_THE_POLICY and _value(record, part, "policy_updated") is False
-    return None if critic_only else _value(record, part, field)
-
-
-def _value(record: Mapping[str, Any], part: str, field: str) -> Any:
-    return (record.get(part) or {}).get(field)

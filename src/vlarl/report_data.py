@@ -126,19 +126,6 @@ def rollout_curve(records: Sequence[Mapping[str, Any]]) -> list[tuple[int, int, 
     return [point for point in points if point[2] >= ROLLOUT_WINDOW] or points
 
 
-def iteration_seconds(record: Mapping[str, Any]) -> float:
-    """Of collecting, scoring and updating; 0 where it was not recorded."""
-    return float(_of(record, "ledger", "total_seconds") or 0.0)
-
-
-def ledger(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Seconds per stage over all iterations; ``other`` is what the trainer did besides the named stages."""
-    stages = ("simulate", "render", "infer", "score", "update", "record", "idle", "total")
-    total = {stage: sum(float(_of(r, "ledger", f"{stage}_seconds") or 0.0) for r in records) for stage in stages}
-    named = total["infer"] + total["score"] + total["update"] + total["record"] + total["idle"]
-    return {**total, "other": max(0.0, total["total"] - named)}
-
-
 def describe(document: Document) -> str:
     """One line about an evaluation that is not part of the curve."""
     overall = document["overall"]
@@ -151,10 +138,6 @@ def _plain(recipe: str | None) -> Mapping[str, Any]:
     node, _ = parse(recipe or "")
     values = plain(node) if node is not None else None
     return values if isinstance(values, Mapping) else {}
-
-
-def _of(record: Mapping[str, Any], section: str, name: str) -> Any:
-    return (record.get(section) or {}).get(name)
 
 
 def _warnings(records: Sequence[Mapping[str, Any]]) -> tuple[tuple[int, str], ...]:

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from html import escape
 from typing import Any
 
 from vlarl.intervals import PairedComparison
-from vlarl.report_charts import interval_picture, stacked_bar
+from vlarl.report_charts import interval_picture
 from vlarl.report_coverage import coverage_body
 from vlarl.report_curriculum import curriculum_body
 from vlarl.report_curves import learning, rewards, success, success_over_time
-from vlarl.report_data import Clip, ReportData, ledger
-from vlarl.report_html import breakable, counts_text, head, html_page, legend, seconds_text, section
+from vlarl.report_data import Clip, ReportData
+from vlarl.report_html import breakable, counts_text, head, html_page, seconds_text, section
 from vlarl.report_provenance import provenance
+from vlarl.report_time import time_section
 from vlarl.results import Document, below_baseline
 from vlarl.results_text import interval_text, p_phrase, p_text
 
-_TRAINER = (
-    ("decide (policy forward)", "s1", "infer"),
-    ("score by a reward model", "s6", "score"),
-    ("update", "s2", "update"),
-    ("wait for the simulator", "s4", "idle"),
-    ("record", "s5", "record"),
-    ("other", "s3", "other"),
-)
-_WORKERS = (("simulate", "s1", "simulate"), ("render", "s2", "render"))
 _SCALE = '<div class="scale"><span>0</span><span>50</span><span>100%</span></div>'
 _TOGGLE = "this.paused ? this.play() : this.pause()"
 
@@ -44,7 +36,7 @@ def page(data: ReportData) -> str:
         learning(data),
         _section_of("Spread of actions", coverage_body(data.coverage) if data.is_trained else ""),
         _section_of("Curriculum", curriculum_body(data.iterations)),
-        _time(data),
+        time_section(data.iterations),
         provenance(data),
     )
     foot = (
@@ -234,31 +226,6 @@ def _clip(clip: Clip) -> str:
         else f'<video autoplay loop muted playsinline src="{source}" onclick="{_TOGGLE}"></video>'
     )
     return f"<figure>{shown}<figcaption>{escape(clip.caption)}</figcaption></figure>"
-
-
-def _time(data: ReportData) -> str:
-    seconds = ledger(data.iterations)
-    if seconds["total"] <= 0:
-        return ""
-    steps = int(data.iterations[-1]["env_steps"])
-    lead = (
-        f"{steps:,} env steps in {seconds_text(seconds['total'])} of iterations: "
-        f"<b>{steps / seconds['total']:,.0f} env steps/s</b> from rollout to update."
-    )
-    bars = _bar("Trainer", "wall clock", _TRAINER, seconds)
-    if seconds["simulate"] + seconds["render"] > 0:
-        bars += _bar("Simulators", "summed over workers, beside the trainer", _WORKERS, seconds)
-    return section("Time", f"<p>{lead}</p>{bars}")
-
-
-def _bar(title: str, unit: str, stages: Sequence[tuple[str, str, str]], seconds: Mapping[str, float]) -> str:
-    parts = [(name, css, seconds[key]) for name, css, key in stages if seconds[key] > 0]
-    total = sum(amount for _, _, amount in parts) or 1.0
-    listed = legend(
-        [(f"c-{css}", "block", f"{name} <b>{100 * amount / total:.0f}%</b>") for name, css, amount in parts], html=True
-    )
-    head = f'<h3>{title} <span class="muted">{seconds_text(total)}, {unit}</span></h3>'
-    return f"{head}{stacked_bar(parts, label=title)}{listed}"
 
 
 def _warnings(data: ReportData) -> str:

@@ -12,6 +12,7 @@ from vlarl.report_charts import Series, interval_picture
 from vlarl.report_findings import Findings
 from vlarl.report_html import head, html_page, legend, seconds_text, section
 from vlarl.report_study_charts import Axis, chart, colour, curves
+from vlarl.report_study_training import training_sections
 from vlarl.results_study import RunResult
 from vlarl.results_study_coverage import SeedMean
 from vlarl.results_study_numbers import alike, success_interval
@@ -51,6 +52,7 @@ def study_page(found: Findings) -> str:
         _curves(found, "minutes"),
         _curves(found, "gpu_hours"),
         _tasks(found),
+        training_sections(found),
         _coverage(found),
         _runs(found),
         _provenance(found),

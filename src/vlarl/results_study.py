@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -17,14 +19,16 @@ from vlarl.recipe.schema import Recipe, recipe_digest
 from vlarl.recipe.study import Study, StudyJob
 from vlarl.results import Document, comparable, read_document
 from vlarl.results_gpus import num_gpus
+from vlarl.results_training import Training, training_of
 from vlarl.run import manifest
 from vlarl.run.checkpoint import iterations
 from vlarl.run.coverage import before_and_after
 from vlarl.run.documents import read_object
 from vlarl.run.events import ITERATION, read_events
-from vlarl.run.files import disk_errors, lock_refused, write_json
+from vlarl.run.files import disk_errors, lock_refused, write_text
 from vlarl.run.folder import RunFolder, find_runs
 
+_NUMBERS = re.compile(r"\[\n([^][{}\"]*)\]")  # as `json.dumps` writes lists without strings and lists in them
 SCHEMA = "vlarl.study/1"
 RESULTS = "results.json"
 
@@ -67,6 +71,7 @@ class RunResult:
     outcomes: Mapping[str, str]
     action_shares: tuple[float, float] | None = None  # of the plane of actions in use, at step 0 and in the end
     num_gpus: int = 0  # that it computed on
+    training: Training | None = None  # earlier versions did not keep it
 
     @property
     def env_steps(self) -> int:
@@ -199,6 +204,7 @@ def run_result(
         outcomes=_outcomes(last) if last else {},
         action_shares=(spread.before.share, spread.after.share) if spread else None,
         num_gpus=num_gpus(described, recipe.model_dump(mode="json")),
+        training=training_of(records),
     )
 
 
@@ -254,8 +260,10 @@ def study_document(study: Study, runs: Sequence[RunResult], table: Mapping[str, 
 
 
 def write_results(document: Mapping[str, Any], path: Path) -> None:
+    """With a list of numbers on one line: curves would else take most of the file's lines."""
+    text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
     with disk_errors(path):
-        write_json(path, document)
+        write_text(path, _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text) + "\n")
 
 
 def read_results(path: Path) -> dict[str, Any]:

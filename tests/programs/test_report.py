@@ -16,9 +16,10 @@ from vlarl.errors import AssetError
 from vlarl.guard import finding
 from vlarl.report import report, report_json, report_notes, report_text
 from vlarl.report_charts import Frame, Series, line_chart, nice_ticks, percent, short_number, stacked_bar
-from vlarl.report_data import comparable, gather, ledger, rollout_curve
+from vlarl.report_data import comparable, gather, rollout_curve
 from vlarl.report_page import page
 from vlarl.results import read_document, write
+from vlarl.results_training import ledger
 from vlarl.run.events import EventLog
 from vlarl.run.folder import RunFolder
 from vlarl.videos import Video, write_index
