@@ -85,6 +85,8 @@ print(json.dumps(record, indent=2, sort_keys=True))
 PYTHON
     ;;
 check)
+    # `apptainer test` hands the host's TMPDIR in, which the image need not have.
+    [ -d "${TMPDIR:-/tmp}" ] || unset TMPDIR
     folder=$(mktemp -d)
     # Else caches of the user who builds would stay in /cache, where another could not write them.
     export NUMBA_CACHE_DIR="$folder/numba" MPLCONFIGDIR="$folder/matplotlib"
