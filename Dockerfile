@@ -59,7 +59,7 @@ LABEL org.opencontainers.image.title="vlarl" \
       io.vlarl.variant="${VARIANT}"
 
 USER 10001:10001
-RUN --mount=type=tmpfs,target=/tmp sh /usr/local/lib/vlarl/install.sh check
+RUN sh /usr/local/lib/vlarl/install.sh check
 # `runs` and `recipes/smoke.yaml` mean /runs and the shipped recipe here.
 WORKDIR /
 VOLUME ["/runs", "/cache"]

@@ -102,6 +102,12 @@ def test_the_check_of_an_image_leaves_no_cache_behind() -> None:
     for name in ("NUMBA_CACHE_DIR", "MPLCONFIGDIR"):
         assert check.index(f'{name}="$folder') < check.index("vlarl ")
     assert "vlarl doctor --container\n" in check
+    assert check.index('TMPDIR="$folder"') < check.index("vlarl ")
+
+
+def test_nothing_is_mounted_over_a_folder_that_the_image_needs() -> None:
+    # Buildah removes what it mounted over: an image made so had no /tmp.
+    assert re.findall(r"--mount=\S+", DOCKERFILE) == ["--mount=type=secret,id=pip,target=/etc/pip.conf"]
 
 
 @pytest.mark.parametrize("text", [DOCKERFILE, DEFINITION])

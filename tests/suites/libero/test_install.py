@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError
 
 import numpy as np
@@ -53,6 +55,23 @@ def test_damaged_init_states_are_told(tmp_path, monkeypatch: pytest.MonkeyPatch)
     np.savez(folder / f"{task.name}.pruned_init.npz", states=np.zeros((3, 79)))
     with pytest.raises(AssetError, match="not at least 50 rows"):
         task.official_states()
+
+
+IMPORT = """
+import logging
+from vlarl.suites.libero.install import import_robosuite
+import_robosuite()
+import robosuite, robosuite.macros
+from robosuite.utils.log_utils import ROBOSUITE_DEFAULT_LOGGER as log
+assert robosuite.macros is __import__("sys").modules["robosuite.macros"]
+print(robosuite.__version__, robosuite.macros.SIMULATION_TIMESTEP, [type(one).__name__ for one in log.handlers])
+"""
+
+
+def test_robosuite_opens_no_log_that_another_user_may_own() -> None:
+    told = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True)
+    assert told.stdout == "1.4.0 0.002 ['StreamHandler']\n"
+    assert "macro" not in told.stderr
 
 
 def test_tasks_by_number_become_names_and_unknown_ones_are_told() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import sys
 import zlib
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions, version
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from zipfile import BadZipFile
 
@@ -124,13 +126,37 @@ def models_digest() -> str:
 
 
 def import_robosuite() -> None:
-    """Without its notes about a private macro file that nobody needs."""
+    """Without its notes about a private macro file, and without its log file.
+
+    That is /tmp/robosuite.log whatever TMPDIR says. On a machine of many users it belongs to whoever came first, and
+    robosuite cannot be imported by anyone else.
+    """
+    if "robosuite" in sys.modules:
+        return
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        import robosuite  # noqa: F401
+        macros = _without_log_file()
+        import robosuite
+
+        robosuite.macros = macros  # as it is after an import of the usual kind
     finally:
         logging.disable(before)
+
+
+def _without_log_file() -> ModuleType:
+    """robosuite's settings, which the package reads while it is imported, put where it looks for them."""
+    package = find_spec("robosuite")
+    assert package is not None
+    assert package.origin is not None
+    spec = spec_from_file_location("robosuite.macros", Path(package.origin).parent / "macros.py")
+    assert spec is not None
+    assert spec.loader is not None
+    macros = module_from_spec(spec)
+    spec.loader.exec_module(macros)
+    macros.FILE_LOGGING_LEVEL = None  # type: ignore[attr-defined]
+    sys.modules["robosuite.macros"] = macros
+    return macros
 
 
 def silently(function: Any, *arguments: Any, **options: Any) -> Any:
