@@ -68,6 +68,7 @@ def gather(run_id: str | None, intent: Intent) -> tuple[dict[str, Any], bytes]:
         absent["packages.differences"] = "no lock to compare with"
     if intent.renderer is None:
         absent["machine.renderer"] = "nothing was rendered when this was written"
+    absent["rng"] = "none is kept: each draw has a generator of its own, seeded from root seed, purpose and index"
     manifest: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "run": run_id,
@@ -98,6 +99,7 @@ def gather(run_id: str | None, intent: Intent) -> tuple[dict[str, Any], bytes]:
             "scheme": seeding.SCHEME,
             "samples": {f"{purpose}/0": seeding.seed(intent.seed, purpose, 0) for purpose in ("action", "update")},
         },
+        "rng": None,
         "determinism": {
             "requested": intent.determinism,
             "tier": intent.tier,
