@@ -180,10 +180,12 @@ class Harness:
                 pair[rank].wait(moment)
             except subprocess.TimeoutExpired:
                 pair[rank].kill()
-            for process in pair:
-                process.wait()
             found = find_runs(runs)
             run = found[0] if found else RunFolder(runs / "nothing-yet")
+            if not found:  # they had not met: the other waits for minutes, in case the first is late; launchers do not
+                pair[1 - rank].kill()
+            for process in pair:
+                process.wait()
             results.append(self.gone_on_with(run, reference, shards))
         return _row(
             "SIGKILL to one of two training processes", results, "the other ends the job; resumed by one process"
