@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 
 from vlarl.digest import bytes_digest, file_digest, json_digest
-from vlarl.errors import RecipeError, VlarlError
+from vlarl.errors import RecipeError, RunError, VlarlError
 
 _TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(_TESTS / name) for name in ("suites", "prm", "../tools")]  # the makers of small files
@@ -134,7 +134,8 @@ def read_reward_model(folder: Path) -> None:
         previous=images if loaded.previous_frame else None,
         instructions=("pick up the red cube",) * 2,
     )
-    assert np.isfinite(probabilities(loaded.model, views, 2)).all()
+    if not np.isfinite(probabilities(loaded.model, views, 2)).all():
+        raise RunError("what `vlarl train` says of weights that are numbers, but too large", code="X513")
 
 
 def sign_reward_model(folder: Path) -> None:
@@ -327,10 +328,10 @@ def _batch(target: Target, whole: Path, work: Path, log: Path, first: int, end: 
             except VlarlError as error:
                 told.write(f"ok {error.code}\n")
             except Exception as error:
-                frame = traceback.extract_tb(error.__traceback__)[-1]
-                ours = [one for one in traceback.extract_tb(error.__traceback__) if "/vlarl/" in one.filename][-1]
-                told.write(f"bad {type(error).__name__} {Path(frame.filename).name}:{frame.lineno}")
-                told.write(f" from {Path(ours.filename).name}:{ours.lineno} {str(error)[:200]!r}\n")
+                frames = traceback.extract_tb(error.__traceback__)
+                ours = [one for one in frames if "/src/vlarl/" in one.filename] or frames
+                told.write(f"bad {type(error).__name__} {Path(frames[-1].filename).name}:{frames[-1].lineno}")
+                told.write(f" from {Path(ours[-1].filename).name}:{ours[-1].lineno} {str(error)[:200]!r}\n")
                 os._exit(1)
             finally:
                 signal.alarm(0)

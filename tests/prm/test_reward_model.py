@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from build_trajectories import SIDE, trajectory, two_tasks, write
+from safetensors.torch import load_file, save_file
 
+from vlarl.digest import file_digest, json_digest
 from vlarl.errors import AssetError, Exit, RecipeError
 from vlarl.prm.dataset import open_labels
 from vlarl.prm.folder import FrozenRewardModel, Meaning, check_meaning, load_reward_model, probabilities
@@ -168,6 +171,20 @@ def test_a_folder_that_is_not_whole_is_refused(made: Trained, tmp_path: Path, da
     with pytest.raises(AssetError) as caught:
         load_reward_model(tmp_path)
     assert (caught.value.code, caught.value.exit_status) == (code, Exit.ENVIRONMENT)
+
+
+def test_weights_that_are_not_numbers_are_refused_though_their_digests_are_right(made: Trained, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(made.folder, tmp_path / "model"))
+    weights = load_file(folder / "model.safetensors")
+    weights["head.weight"][3, 1] = float("nan")
+    save_file(weights, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    config["weights"] = file_digest(folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "COMPLETE").write_text(json_digest(config))
+    with pytest.raises(AssetError, match=r"`head\.weight` are not all numbers") as caught:
+        load_reward_model(folder)
+    assert caught.value.code == "R398"
 
 
 def test_a_language_model_alone_is_no_reward_model(tmp_path: Path) -> None:

@@ -149,6 +149,8 @@ def load_reward_model(folder: Path, device: Device = "auto") -> FrozenRewardMode
         model.load_state_dict(load_file(folder / WEIGHTS))
     except (SafetensorError, RuntimeError, KeyError) as error:
         raise _damaged(folder, f"its weights are not those of the model: {str(error).splitlines()[0]}") from error
+    if unusable := [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]:
+        raise _damaged(folder, f"its weights `{unusable[0]}` are not all numbers")
     model.train(False)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
