@@ -147,6 +147,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "state in a list": (other_state("[1]"), "not a JSON object"),
     "state without iteration": (other_state('{"version": 1}'), "has no 'iteration'"),
     "state of another kind": (other_state('{"version": 1, "iteration": []}'), "int"),
+    "policy in a text": (other_state('{"version": 1, "iteration": 20, "policy": "x"}'), "the policy is no object"),
     "state too deep": (other_state("[" * 100_000), "nested too deeply"),
     "state with NaN": (other_state('{"version": 1, "iteration": NaN}'), "NaN is not a number"),
 }

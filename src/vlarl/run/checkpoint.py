@@ -263,6 +263,8 @@ def _verified(path: Path, passed_over: tuple[str, ...]) -> Checkpoint:
                 raise _damaged(path, f"{name} differs from its digest")
         state = read_object(path / STATE)
         version, iteration = state["version"], int(state["iteration"])
+        if not isinstance(state.get("policy", {}), dict):
+            raise TypeError(f"what {STATE} says of the policy is no object")
     except FileNotFoundError as error:
         raise _damaged(path, f"{Path(str(error.filename)).name} is missing") from error
     except (ValueError, TypeError, OSError) as error:
