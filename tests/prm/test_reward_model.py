@@ -173,17 +173,30 @@ def test_a_folder_that_is_not_whole_is_refused(made: Trained, tmp_path: Path, da
     assert (caught.value.code, caught.value.exit_status) == (code, Exit.ENVIRONMENT)
 
 
-def test_weights_that_are_not_numbers_are_refused_though_their_digests_are_right(made: Trained, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(made.folder, tmp_path / "model"))
+def with_weights_of(value: float, made: Trained, folder: Path) -> Path:
+    """A copy whose head is ``value`` and whose digests are right."""
+    shutil.copytree(made.folder, folder)
     weights = load_file(folder / "model.safetensors")
-    weights["head.weight"][3, 1] = float("nan")
+    weights["head.weight"][:] = value
     save_file(weights, folder / "model.safetensors")
     config = json.loads((folder / "config.json").read_text())
     config["weights"] = file_digest(folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "COMPLETE").write_text(json_digest(config))
+    return folder
+
+
+def test_weights_that_are_not_numbers_are_refused_though_their_digests_are_right(made: Trained, tmp_path: Path) -> None:
     with pytest.raises(AssetError, match=r"`head\.weight` are not all numbers") as caught:
-        load_reward_model(folder)
+        load_reward_model(with_weights_of(float("nan"), made, tmp_path / "model"))
+    assert caught.value.code == "R398"
+
+
+def test_answers_that_are_not_numbers_name_the_model(made: Trained, tmp_path: Path) -> None:
+    frozen = load_reward_model(with_weights_of(3e38, made, tmp_path / "model"))
+    some = trajectory()
+    with pytest.raises(AssetError, match="its answers are not numbers") as caught:
+        frozen.answers(some.images, None, [some.instruction] * 24, 7)
     assert caught.value.code == "R398"
 
 

@@ -52,9 +52,12 @@ class FrozenRewardModel:
     def answers(
         self, images: np.ndarray, previous: np.ndarray | None, instructions: Sequence[str], batch_size: int
     ) -> dict[str, np.ndarray]:
-        """(n,) float32 by question, for images (n, H, W, 3)."""
+        """(n,) float32 by question, for images (n, H, W, 3); AssetError R398 where one is not a number."""
         views = Views(images=images, previous=previous, instructions=instructions)
-        return dict(zip(QUESTIONS, probabilities(self.model, views, batch_size).T, strict=True))
+        found = probabilities(self.model, views, batch_size)
+        if not np.isfinite(found).all():  # weights that are numbers may be too large to compute with
+            raise _damaged(self.place, "its answers are not numbers")
+        return dict(zip(QUESTIONS, found.T, strict=True))
 
 
 def probabilities(model: RewardModel, views: Views, batch_size: int) -> np.ndarray:
