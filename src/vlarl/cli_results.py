@@ -49,6 +49,26 @@ def merge(
     return tell_outcome(console, outcome)
 
 
+@command("compare", RUNS)
+def compare(
+    console: Console,
+    before: Annotated[Path, typer.Argument(metavar="BEFORE", help="The .json file of an evaluation.")],
+    after: Annotated[Path, typer.Argument(metavar="AFTER", help="That of another on the same episodes.")],
+) -> None:
+    """Pair two evaluations of the same episodes: what AFTER gains and loses against BEFORE, with intervals."""
+    from vlarl.results import compare as pair
+    from vlarl.results import read_document, resampled_difference
+    from vlarl.results_text import comparison_table, headline, interval_text, sentence
+
+    one, other = read_document(before), read_document(after)
+    found, interval = pair(one, other), resampled_difference(one, other)
+    tasks = {name: vars(each) for name, each in found.tasks.items()}
+    console.document(overall=vars(found.overall), tasks=tasks, bootstrap=[interval.low, interval.high])
+    console.data(f"before: {headline(one)}\nafter:  {headline(other)}\n")
+    console.data(f"{comparison_table(found)}\n\n{sentence(found)}")
+    console.data(f"bootstrap over init states: {interval_text(interval.low, interval.high, sign='+')}")
+
+
 @command("export-results", RUNS)
 def export_results(
     console: Console,

@@ -16,7 +16,8 @@ import numpy as np
 
 from vlarl.digest import json_digest
 from vlarl.errors import AssetError
-from vlarl.intervals import PairedComparison, paired, wilson
+from vlarl.intervals import Interval, PairedComparison, paired, wilson
+from vlarl.intervals_bootstrap import difference_interval
 from vlarl.results_shape import misshapen
 from vlarl.run.documents import read_json
 from vlarl.run.files import disk_errors, write_bytes, write_text
@@ -279,6 +280,13 @@ def compare(before: Document, after: Document, *, despite: Collection[str] = ())
     )
 
 
+def resampled_difference(before: Document, after: Document) -> Interval:
+    """Bootstrap, 95 %, of the difference in success rate over each task's init states, of documents that pair."""
+    rng = np.random.default_rng(0)  # of the resamples: the same documents get the same interval
+    names = [task["name"] for task in before["protocol"]["tasks"]]
+    return difference_interval(_outcomes(after, names), _outcomes(before, names), rng)
+
+
 def comparable(documents: Sequence[Document]) -> tuple[tuple[Document, ...], tuple[Document, ...]]:
     """The evaluations that can be held against the first one of the run, by iteration; and the rest."""
     own = [document for document in documents if document["policy"] == "checkpoint"]
@@ -330,6 +338,12 @@ def _counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _of_task(rows: Sequence[Mapping[str, Any]], name: str) -> list[Mapping[str, Any]]:
     return [row for row in rows if row["task"] == name]
+
+
+def _outcomes(document: Document, names: Sequence[str]) -> list[np.ndarray]:
+    """Per task (1, E): successes in the order of the episodes' keys."""
+    rows = sorted(document["episodes"], key=_key)
+    return [np.array([[bool(row["success"]) for row in _of_task(rows, name)]], dtype=np.int64) for name in names]
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str, int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from vlarl.intervals import PairedComparison
 from vlarl.results import Comparison, Document
@@ -52,9 +52,9 @@ def count_cells(counts: Mapping[str, Any]) -> tuple[str, str, str, str]:
     return f"{k}/{n}", rate, interval_text(counts["low"], counts["high"]), str(counts["errors"])
 
 
-def interval_text(low: float, high: float) -> str:
-    """``[78.6, 95.7]``, in per cent."""
-    return f"[{100 * low:.1f}, {100 * high:.1f}]"
+def interval_text(low: float, high: float, *, sign: Literal["", "+"] = "") -> str:
+    """``[78.6, 95.7]``, in per cent; ``[+2.1, +9.0]`` of a difference."""
+    return f"[{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
 
 
 def comparison_table(comparison: Comparison) -> str:
@@ -65,7 +65,7 @@ def comparison_table(comparison: Comparison) -> str:
 
 
 def difference_cells(pair: PairedComparison) -> tuple[str, str, str, str, str]:
-    interval = f"[{100 * pair.low:+.1f}, {100 * pair.high:+.1f}]"
+    interval = interval_text(pair.low, pair.high, sign="+")
     return f"+{pair.gained}", f"-{pair.lost}", f"{100 * pair.difference:+.1f}", interval, p_text(pair.p_value)
 
 
@@ -84,7 +84,7 @@ def sentence(comparison: Comparison) -> str:
     if not pair.significant:
         verdict = "no significant difference"
     return (
-        f"{100 * pair.difference:+.1f} points [{100 * pair.low:+.1f}, {100 * pair.high:+.1f}] over {pair.pairs} paired "
+        f"{100 * pair.difference:+.1f} points {interval_text(pair.low, pair.high, sign='+')} over {pair.pairs} paired "
         f"episodes: {pair.gained} gained, {pair.lost} lost, exact McNemar p {p_phrase(pair.p_value)} ({verdict})"
     )
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from synthetic_run import CONVENTIONS, TASKS, make_document, make_trials
 
+from vlarl import cli
 from vlarl.errors import AssetError, Exit
 from vlarl.intervals import wilson
 from vlarl.results import (
@@ -24,6 +25,7 @@ from vlarl.results import (
     ranges_text,
     read,
     read_document,
+    resampled_difference,
     settings,
     write,
 )
@@ -35,6 +37,13 @@ Change = Callable[[Any], None]
 
 def half(task: int, init: int) -> bool:
     return (task + init) % 2 == 0
+
+
+def run_cli(*words: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(list(words))
+    found = capsys.readouterr()
+    return int(ended.value.code or 0), found.out, found.err
 
 
 def test_counts_intervals_and_errors_per_task_and_over_all() -> None:
@@ -210,6 +219,37 @@ def test_other_protocols_are_refused_by_name(other: dict, named: str) -> None:
         compare(make_document(make_trials(half, 4)), other)
     assert named in caught.value.message
     assert caught.value.code == "R361"
+
+
+def test_the_bootstrap_draws_init_states_within_each_task_and_pairs_by_episode_not_by_row() -> None:
+    before = make_document(make_trials(lambda task, init: task == 0, 40))
+    after = make_document(make_trials(lambda task, init: task == 0 or (task == 1 and init % 2 == 0), 40))
+    interval = resampled_difference(before, after)
+    tasks = len(before["protocol"]["tasks"])
+    assert interval.low < 20 / (40 * tasks) < interval.high
+    # Only task 1 varies: 40 draws of a half, 1.96 deviations of their sum each way.
+    assert interval.high - interval.low == pytest.approx(2 * 1.96 * (40 * 0.25) ** 0.5 / (40 * tasks), rel=0.15)
+    assert resampled_difference(before, {**after, "episodes": after["episodes"][::-1]}) == interval
+
+
+def test_the_command_compare_tells_what_was_gained_and_refuses_other_episodes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trials = {name: make_trials(rule, 4) for name, rule in (("a", half), ("b", lambda task, init: True))}
+    a, b = (str(write(make_document(each), each, tmp_path / name)) for name, each in trials.items())
+    status, out, _ = run_cli("compare", a, b, capsys=capsys)
+    assert status == Exit.OK
+    assert "+50.0 points" in out
+    assert "12 gained, 0 lost" in out
+    assert "bootstrap over init states: [+" in out
+    status, out, _ = run_cli("compare", a, b, "--json", capsys=capsys)
+    found = json.loads(out)
+    assert (found["overall"]["gained"], found["bootstrap"][0] > 0) == (12, True)
+    assert sum(each["gained"] for each in found["tasks"].values()) == 12
+    fewer = make_trials(half, 3)
+    status, out, err = run_cli("compare", a, str(write(make_document(fewer), fewer, tmp_path / "c")), capsys=capsys)
+    assert (status, out) == (Exit.ENVIRONMENT, "")
+    assert err.startswith("error[R361]: the two evaluations follow different protocols (inits:")
 
 
 def test_a_document_that_lacks_episodes_is_refused() -> None:
