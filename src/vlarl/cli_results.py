@@ -64,8 +64,8 @@ def compare(
     found, interval = pair(one, other), resampled_difference(one, other)
     tasks = {name: vars(each) for name, each in found.tasks.items()}
     console.document(overall=vars(found.overall), tasks=tasks, bootstrap=[interval.low, interval.high])
-    console.data(f"before: {headline(one)}\nafter:  {headline(other)}\n")
-    console.data(f"{comparison_table(found)}\n\n{sentence(found)}")
+    console.data(f"before: {headline(one)}\nafter:  {headline(other)}")
+    console.data(f"\n{comparison_table(found)}\n\n{sentence(found)}")
     console.data(f"bootstrap over init states: {interval_text(interval.low, interval.high, sign='+')}")
 
 
