@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import run_cli
 from synthetic_run import make_document, make_run, make_trials
 from test_evaluate import RECIPE, save_checkpoint
 
-from vlarl import cli
 from vlarl.errors import AssetError, EnvironmentUnusable, Exit, UsageError
 from vlarl.evaluate import EvaluationOutcome, evaluate
 from vlarl.evaluate_fill import Filled, Watch, Work, fill
@@ -272,13 +272,6 @@ def test_weights_sampling_conventions_and_slots_make_another_identity() -> None:
 
 
 COMMAND = ("eval", "--suite", "tabletop_basic", "--policy", "random", "--episodes", "20", "--tasks", "push_red")
-
-
-def run_cli(*words: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        cli.main(list(words))
-    found = capsys.readouterr()
-    return int(ended.value.code or 0), found.out, found.err
 
 
 def test_a_killed_command_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

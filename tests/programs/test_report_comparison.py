@@ -6,17 +6,16 @@ import csv
 import json
 import re
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from commands import run_cli
 from html_reader import Page
 from synthetic_run import make_document, make_run, make_trials
 
-from vlarl import cli
 from vlarl.errors import AssetError, UsageError
 from vlarl.report import report, report_json
 from vlarl.report_comparison import comparison
@@ -217,19 +216,13 @@ def test_a_study_among_runs_is_refused(tmp_path: Path) -> None:
     assert caught.value.code == "U280"
 
 
-def command(words: Sequence[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    with pytest.raises(SystemExit) as ended:
-        cli.main(list(words))
-    return int(ended.value.code or 0), capsys.readouterr().out
-
-
 def test_the_command_takes_several(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [made(tmp_path, 1), made(tmp_path, 2)]
     words = ["report", *(run.id for run in runs), "--runs", str(tmp_path), "--json"]
-    status, out = command(words, capsys)
+    status, out, _ = run_cli(*words, capsys=capsys)
     assert status == 0
     document = json.loads(out)
     assert document["path"] == str(tmp_path / "comparison.html")
     assert document["runs"] == [run.id for run in runs]
-    status, out = command([*words, "--out", str(tmp_path / "a.pdf")], capsys)
+    status, out, _ = run_cli(*words, "--out", str(tmp_path / "a.pdf"), capsys=capsys)
     assert (status, json.loads(out)["error"]["code"]) == (2, "U280")

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from commands import run_cli
 from synthetic_run import CONVENTIONS, TASKS, make_document, make_trials
 
-from vlarl import cli
 from vlarl.errors import AssetError, Exit
 from vlarl.intervals import wilson
 from vlarl.results import (
@@ -37,13 +37,6 @@ Change = Callable[[Any], None]
 
 def half(task: int, init: int) -> bool:
     return (task + init) % 2 == 0
-
-
-def run_cli(*words: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        cli.main(list(words))
-    found = capsys.readouterr()
-    return int(ended.value.code or 0), found.out, found.err
 
 
 def test_counts_intervals_and_errors_per_task_and_over_all() -> None:
