@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from vlarl.console import Console, Display, clean
 from vlarl.errors import Exit, VlarlError
+from vlarl.run.instructions import VARIABLE, Instructions, use_instructions
 
 EXIT_HELP = (
     "Exit status: 0 ok, 1 run failed (what it kept is named), 2 wrong usage, 3 invalid recipe, 4 machine or asset not "
@@ -80,7 +81,12 @@ def command(name: str, panel: str) -> Callable[[Body], Body]:
         @functools.wraps(body)
         def run(*, as_json: bool, verbose: bool, display: Display | None, **options: Any) -> None:
             console = Console.for_command(name, as_json=as_json, verbose=verbose, display=display)
-            raise typer.Exit(int(guarded(console, functools.partial(body, console, **options))))
+
+            def prepared() -> Exit | None:
+                use_instructions()
+                return body(console, **options)
+
+            raise typer.Exit(int(guarded(console, prepared)))
 
         parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + shared
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -135,10 +141,24 @@ def _unexpected(error: BaseException, *, verbose: bool) -> VlarlError:
     )
 
 
-@app.callback(invoke_without_command=True)
-def top(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         from vlarl import __version__
 
         print(__version__)
         raise typer.Exit
+
+
+@app.callback()
+def top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+    instructions: Annotated[
+        Instructions,
+        typer.Option(
+            envvar=VARIABLE, help="Vector instructions: the processor's own, or the same on all that have AVX2."
+        ),
+    ] = Instructions.native,
+) -> None:
+    os.environ[VARIABLE] = instructions.value  # for programs that this one starts

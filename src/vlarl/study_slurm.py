@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vlarl.recipe.schema import Recipe
+from vlarl.run.instructions import Instructions, chosen
 
 _TEMPLATE = """\
 #!/usr/bin/env bash
@@ -117,7 +118,8 @@ def slurm_script(
     """The script; ``study`` is the study as it was named on the command line, ``gpu`` says that runs want a card."""
     cells = [word for cell in only for word in ("--only", cell)]
     earlier = [] if collected is None else ["--collected", str(collected)]
-    words = shlex.join(["study", study, "--out", str(out), "--cache", str(cache), *cells, *earlier])
+    kernels = [] if chosen() is Instructions.native else ["--instructions", chosen().value]
+    words = shlex.join([*kernels, "study", study, "--out", str(out), "--cache", str(cache), *cells, *earlier])
     return _TEMPLATE.format(
         name=name, num_tasks=num_tasks, last=num_tasks - 1, num_cpus=num_cpus, words=words, card=_CARD[gpu]
     )

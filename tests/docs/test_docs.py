@@ -16,6 +16,7 @@ import typer.main
 import vlarl
 from vlarl import cli
 from vlarl.recipe.shipped import shipped_recipes
+from vlarl.run.instructions import Instructions
 
 ROOT = Path(vlarl.__file__).parents[2]
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -75,9 +76,13 @@ def test_the_walk_sees_the_commands() -> None:
 @pytest.mark.parametrize("command", VLARL, ids=str)
 def test_a_command_and_its_options_exist(command: Command) -> None:
     words = [word for word in command.words[1:] if word != "..."]
-    if words[0].startswith("-"):
-        known = {name for parameter in application().params for name in parameter.opts} | {"--help", "-h"}
-        assert set(words) <= known
+    of_all = {name for parameter in application().params for name in parameter.opts} | {"--help", "-h"}
+    while words and words[0].startswith("-"):
+        option = words.pop(0)
+        assert option in of_all
+        if option == "--instructions":
+            assert words.pop(0) in list(Instructions)
+    if not words:
         return
     assert words[0] in application().commands
     parsed = application().commands[words[0]]

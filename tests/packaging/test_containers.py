@@ -331,6 +331,14 @@ def test_without_gpus_none_are_handed_in(host: Host) -> None:
     assert not any("CUDA" in word for word in host.called())
 
 
+@pytest.mark.parametrize("script", WRAPPERS)
+def test_the_chosen_kernels_reach_the_container(host: Host, script: str) -> None:
+    (host.here / "vlarl.sif").touch()
+    asked, other = (host.run(script, "--print", "doctor", VLARL_INSTRUCTIONS=word).stdout for word in ("avx2", ""))
+    assert "VLARL_INSTRUCTIONS=avx2 " in asked
+    assert "INSTRUCTIONS" not in other
+
+
 @pytest.mark.parametrize(("script", "program"), [("docker-run.sh", "docker"), ("apptainer-run.sh", "apptainer")])
 def test_the_command_can_be_printed_instead(host: Host, script: str, program: str) -> None:
     (host.here / "vlarl.sif").touch()

@@ -147,6 +147,24 @@ def test_other_weights_at_the_start(bare: RunFolder, copy_of: Copy, reproduce: R
     answer = reproduce(run)
     assert (answer.status, answer.tier) == (5, "T0")
     assert (answer.drift["iteration"], answer.drift["stage"]) == (None, "warm start")
+    assert "--instructions" not in answer.errors, "it has the same processor and settings"
+
+
+@pytest.mark.parametrize("place", ["machine", "environment"])
+def test_after_a_drift_under_other_kernels_the_option_is_named(
+    bare: RunFolder, copy_of: Copy, reproduce: Reproduce, place: str
+) -> None:
+    run = copy_of(bare)
+    rewrite_chain(run, None)
+    told = manifest.read(run)
+    if place == "machine":
+        told["machine"]["cpu_model"]["family_model_stepping"] = "6/1/1"
+    else:
+        told["environment"]["ATEN_CPU_CAPABILITY"] = "avx2"
+    run.manifest.write_text(json.dumps(told))
+    answer = reproduce(run)
+    assert answer.status == 5
+    assert "`vlarl --instructions avx2 reproduce …` takes those" in answer.errors
 
 
 def rewrite_chain(run: RunFolder, iteration: int | None, **digests: str) -> None:

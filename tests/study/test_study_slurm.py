@@ -35,6 +35,13 @@ def test_the_slurm_script_is_bash_and_names_each_run(tmp_path: Path) -> None:
     assert "--only slow --collected 'my docs' --task \"$SLURM_ARRAY_TASK_ID\"" in script
 
 
+def test_its_runs_compute_with_the_kernels_that_the_study_was_typed_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLARL_INSTRUCTIONS", "avx2")
+    assert '"${launch[@]}" --instructions avx2 study s.yaml --out' in plain_script()
+    monkeypatch.setenv("VLARL_INSTRUCTIONS", "native")
+    assert '"${launch[@]}" study s.yaml --out' in plain_script()
+
+
 def plain_script(*, gpu: bool = False) -> str:
     out, cache = Path("o"), Path("c")
     return slurm_script(study="s.yaml", name="s", num_tasks=9, num_cpus=3, out=out, cache=cache, only=[], gpu=gpu)

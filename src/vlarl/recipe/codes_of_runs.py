@@ -54,6 +54,12 @@ OF_RUNS: Mapping[str, Code] = MappingProxyType(
             "`device: cuda` asks for a GPU, and torch finds none: there is no driver, none is visible "
             "(CUDA_VISIBLE_DEVICES), or torch is a build for CPUs. `device: auto` takes what there is.",
         ),
+        "E416": Code(
+            "AVX2 cannot be used",
+            "`--instructions avx2` needs a processor with AVX2, and no variable that chooses other kernels: "
+            "ATEN_CPU_CAPABILITY, LP_NATIVE_VECTOR_WIDTH, MKL_ENABLE_INSTRUCTIONS, NPY_DISABLE_CPU_FEATURES, "
+            "ONEDNN_MAX_CPU_ISA, OPENBLAS_CORETYPE.",
+        ),
         "E420": Code(
             "run in use",
             "Another process writes into the run folder, or runs the same evaluation into the same folder; the message "

@@ -267,15 +267,25 @@ def machine(absent: Absent) -> dict[str, Any]:
 
 def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, str] | None:
     """Family, model and stepping, and a digest of the instruction sets: kernels choose their sums by them."""
-    try:
-        first = cpuinfo.read_text().partition("\n\n")[0]
-    except OSError:
-        return None
-    fields = dict(re.findall(r"^([^\t:]+?)\s*: *(.*)$", first, re.MULTILINE))
+    fields = _cpu_fields(cpuinfo)
     if "flags" not in fields:
         return None
     numbers = "/".join(fields.get(name, "?") for name in ("cpu family", "model", "stepping"))
     return {"family_model_stepping": numbers, "flags_sha256": bytes_digest(fields["flags"].encode())[:16]}
+
+
+def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """What the processor can do, in the kernel's words (``avx2``); empty where it does not say."""
+    return frozenset(_cpu_fields(cpuinfo).get("flags", "").split())
+
+
+def _cpu_fields(cpuinfo: Path) -> dict[str, str]:
+    """Of the first processor."""
+    try:
+        first = cpuinfo.read_text().partition("\n\n")[0]
+    except OSError:
+        return {}
+    return dict(re.findall(r"^([^\t:]+?)\s*: *(.*)$", first, re.MULTILINE))
 
 
 def _gpus(absent: Absent) -> list[dict[str, str]] | None:

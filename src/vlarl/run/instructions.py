@@ -1,0 +1,68 @@
+"""Vector instructions of the kernels that compute on the processor: its own widest, or AVX2 on every processor alike.
+
+torch, oneDNN, MKL, OpenBLAS, numpy and Mesa each look at the processor and choose kernels for it; other kernels add
+in another order, and so end in other last bits. Each has a variable that chooses for it, read when it is loaded.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+
+from vlarl.errors import EnvironmentUnusable
+from vlarl.run.machine import cpu_flags
+
+VARIABLE = "VLARL_INSTRUCTIONS"  # how programs that vlarl starts know
+
+
+class Instructions(StrEnum):
+    native = "native"
+    avx2 = "avx2"
+
+
+# What a processor with AVX2 and nothing wider chooses by itself. MKL has no word for it here: it knows AMD's processors
+# by their maker, and with MKL_CBWR it takes other kernels than without.
+KERNELS = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "LP_NATIVE_VECTOR_WIDTH": "256",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "OPENBLAS_CORETYPE": "Zen",
+}
+
+
+def chosen(environment: Mapping[str, str] = os.environ) -> Instructions:
+    return Instructions(environment.get(VARIABLE, Instructions.native))
+
+
+def use_instructions() -> None:
+    """Make this process and those that it starts compute with ``chosen()``; before numpy or torch is loaded.
+
+    Raises EnvironmentUnusable where the processor has no AVX2, or a variable of ``KERNELS`` says something else.
+    """
+    missing = unset_variables(os.environ)
+    assert not missing or not {"numpy", "torch"} & sys.modules.keys(), "numpy or torch has chosen its kernels already"
+    os.environ.update(missing)
+
+
+def unset_variables(environment: Mapping[str, str], cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
+    """What is still to be set for the instructions that ``environment`` asks for; raises as ``use_instructions``."""
+    if chosen(environment) is Instructions.native:
+        return {}
+    if "avx2" not in cpu_flags(cpuinfo):
+        raise EnvironmentUnusable(
+            "this processor has no AVX2", code="E416", place=str(cpuinfo), hint="leave out `--instructions avx2`"
+        )
+    others = [name for name, value in KERNELS.items() if environment.get(name, value) != value]
+    if others:
+        raise EnvironmentUnusable(
+            f"{', '.join(f'{name}={environment[name]}' for name in others)} chooses other kernels than AVX2's",
+            code="E416",
+            place="environment",
+            hint=f"`unset {' '.join(others)}`, or leave out `--instructions avx2`",
+        )
+    return {name: value for name, value in KERNELS.items() if name not in environment}
