@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import platform
 import shutil
 import time
@@ -25,6 +26,7 @@ from vlarl.recipe.specs.learning import ImitationSpec
 from vlarl.recipe.specs.suites import SuiteSpec
 from vlarl.run.documents import read_object
 from vlarl.run.files import disk_errors, partial_of, publish_folder, write_json, write_synced
+from vlarl.run.instructions import KERNELS
 from vlarl.suites.demonstration_layout import vet_demonstrations
 from vlarl.suites.demonstration_steps import load_demonstrations
 from vlarl.suites.demonstrations import demonstration_files
@@ -70,7 +72,8 @@ def warm_start(
             "demonstrations": {path.name: file_digest(path) for path in files},
             "policy": hashed_values(recipe.policy),
             "device": device_name(getattr(policy, "device", None)),
-            "imitation": hashed_values(spec),
+            # Its seed stands below, where it is the recipe's if the section has none.
+            "imitation": hashed_values(spec.model_copy(update={"seed": None})),
             "image_size": suite.conventions.image_size,
             "seed": recipe.imitation_seed,
             "torch_threads": recipe.train.torch_threads,
@@ -158,11 +161,17 @@ def record_experts(
 
 
 def _environment() -> dict[str, Any]:
-    """Code and packages whose change may change a number."""
+    """Code, packages and choice of kernels whose change may change a number."""
     package = Path(vlarl.__file__).parent
     sources = {path.relative_to(package).as_posix(): file_digest(path) for path in sorted(package.rglob("*.py"))}
     versions = {name: version(name) for name in _NUMERIC_PACKAGES}
-    return {"code": json_digest(sources), "packages": versions, "python": platform.python_version()}
+    kernels = {name: os.environ[name] for name in sorted(KERNELS) if name in os.environ}
+    return {
+        "code": json_digest(sources),
+        "packages": versions,
+        "python": platform.python_version(),
+        "kernels": kernels,
+    }
 
 
 def _summary(stats: ImitationStats) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from vlarl import warmstart
 from vlarl.recipe.schema import Recipe
 from vlarl.recipe.specs.learning import ImitationSpec
 from vlarl.recipe.specs.suites import TabletopSpec
+from vlarl.run.instructions import KERNELS
 from vlarl.warmstart import Progress, obtain_demonstrations, warm_start
 
 
@@ -35,22 +37,35 @@ def test_another_renderer_draws_other_demonstrations(tmp_path: Path, monkeypatch
     assert sorted(path for path in (tmp_path / "demonstrations").iterdir() if path.is_dir()) == sorted(folders[:2])
 
 
-def test_a_clone_of_another_device_is_another_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cloned = []
-
-    def clone(policy: Any, *_: Any) -> dict[str, Any]:
-        cloned.append(policy.device)
-        return {}
-
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Key of the clone that a policy on ``device`` gets, with values of the recipe; none is trained."""
     monkeypatch.setattr(warmstart, "device_name", str)
     monkeypatch.setattr(warmstart, "demonstration_files", lambda folder: [])
-    monkeypatch.setattr(warmstart, "_cloned", clone)
+    monkeypatch.setattr(warmstart, "_cloned", lambda *_: {"noops_dropped": 0, "resized_from": []})
     suite: Any = SimpleNamespace(conventions=SimpleNamespace(image_size=64))
-    recipe = Recipe(imitation=ImitationSpec(demonstrations=str(tmp_path)))
 
-    def made(device: str) -> str:
+    def key(device: str = "cpu", *, seed: int = 1, imitation_seed: int | None = None) -> str:
+        imitation = ImitationSpec(demonstrations=str(tmp_path), seed=imitation_seed)
         policy: Any = SimpleNamespace(device=device, state_dict=dict, load_state_dict=lambda state: None)
-        return warm_start(policy, recipe, suite, tmp_path / "cache", Progress(noted=lambda note: None)).digest
+        quiet = Progress(noted=lambda note: None)
+        return warm_start(policy, Recipe(seed=seed, imitation=imitation), suite, tmp_path / "cache", quiet).digest
 
-    assert made("cpu") != made("H200")
-    assert cloned == ["cpu", "H200"]
+    return key
+
+
+def test_a_clone_of_another_device_is_another_clone(made: Callable[..., str]) -> None:
+    assert made("cpu") == made("cpu") != made("H200")
+
+
+def test_a_clone_has_one_seed_wherever_the_recipe_names_it(made: Callable[..., str]) -> None:
+    assert made(seed=7) == made(seed=8, imitation_seed=7)
+    assert made(seed=7) != made(seed=7, imitation_seed=8)
+
+
+def test_a_clone_of_other_kernels_is_another_clone(made: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in KERNELS:
+        monkeypatch.delenv(name, raising=False)
+    native = made()
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
+    assert made() != native
