@@ -19,6 +19,7 @@ from vlarl.recipe.write import resolved_yaml
 from vlarl.run import checkpoint, manifest
 from vlarl.run.files import disk_errors, write_bytes, write_json
 from vlarl.run.folder import RunFolder, create, latest
+from vlarl.run.instructions import other_kernels
 
 # What a resumed run may change: how long it goes on and what it leaves behind, never what it computes.
 RESUMABLE_FIELDS = ("name", "run", "train.iterations", "suite.num_workers", "suite.models_per_worker", "suite.renderer")
@@ -92,6 +93,7 @@ def reopened(
     """Note that the run goes on from ``iteration``, and where; EnvironmentUnusable (E403) as of ``heed_lock``."""
     here, _ = manifest.gather(run.id, intent_of(loaded, parts.suite, (), command, None, {}))
     heed_lock(loaded.recipe, here, say)
+    heed_kernels(loaded.recipe, manifest.read(run), here, say)
     manifest.reopen(run, tuple(command), iteration, here)
 
 
@@ -115,6 +117,16 @@ def heed_lock(recipe: Recipe, described: Mapping[str, Any], say: Callable[[str],
         )
     if names:
         say(f"warning: {found}; a run with the locked ones may differ in its last bits")
+
+
+def heed_kernels(recipe: Recipe, then: Mapping[str, Any], here: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    """Tell where a strict run goes on with kernels that may add in another order than those it began with."""
+    found = other_kernels(then, here) if recipe.determinism == "strict" else None
+    if found is not None:
+        say(
+            f"warning: the run began with other kernels ({found}); what follows may differ in its last bits from a run "
+            "that was never stopped: begin runs with `vlarl --instructions avx2 train`, and go on with the same option"
+        )
 
 
 def begin_history(run: RunFolder, repetition: Repetition, parts: Parts, ranks: Ranks) -> checkpoint.Checkpoint:

@@ -203,6 +203,17 @@ def test_runs_of_several_seeds_may_begin_with_one_clone(bench: Bench, tmp_path: 
     assert steps(one)[0]["digests"]["actions"] != steps(other)[0]["digests"]["actions"]
 
 
+def test_a_resume_on_another_processor_is_told(stopped: RunFolder) -> None:
+    told = manifest.read(stopped)
+    told["machine"]["cpu_model"]["family_model_stepping"] = "6/1/1"
+    stopped.manifest.write_text(json.dumps(told))
+    said: list[str] = []
+    resume(stopped, command=["test"], iterations=5, watcher=Watcher(say=said.append))
+    [warning] = [text for text in said if "other kernels" in text]
+    assert warning.startswith("warning: the run began with other kernels (processor 6/1/1, here ")
+    assert "--instructions avx2" in warning
+
+
 def test_iterations_can_be_added_and_nothing_else(bench: Bench, uninterrupted: TrainingResult, tmp_path: Path) -> None:
     short = bench.train(tmp_path, "train.iterations=4")
     longer = resume(short.run, command=["test"], iterations=6)

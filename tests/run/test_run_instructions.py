@@ -7,11 +7,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from vlarl.errors import EnvironmentUnusable, Exit
-from vlarl.run.instructions import KERNELS, VARIABLE, unset_variables, use_instructions
+from vlarl.run.instructions import KERNELS, VARIABLE, other_kernels, unset_variables, use_instructions
 from vlarl.run.machine import ENVIRONMENT_VARIABLES, cpu_flags
 
 ASKED = {VARIABLE: "avx2"}
@@ -71,6 +72,22 @@ def test_a_processor_without_avx2_is_refused(tmp_path: Path, flags: str) -> None
         unset_variables(ASKED, _cpuinfo(tmp_path, flags))
     assert raised.value.code == "E416"
     assert raised.value.exit_status is Exit.ENVIRONMENT
+
+
+def _manifest(model: str | None, environment: dict[str, str] | None = None) -> dict[str, Any]:
+    known = {"family_model_stepping": model, "flags_sha256": "0"} if model else None
+    return {"machine": {"cpu_model": known}, "environment": environment or {}}
+
+
+def test_other_kernels_are_those_of_another_processor_or_setting() -> None:
+    zen3, zen4 = _manifest("25/1/1"), _manifest("25/17/1")
+    assert other_kernels(zen3, zen3) is None
+    assert other_kernels(zen3, zen4) == "processor 25/1/1, here 25/17/1"
+    assert other_kernels(_manifest("25/1/1", KERNELS), _manifest("25/17/1", KERNELS)) is None
+    one = {"ATEN_CPU_CAPABILITY": "avx2"}
+    assert other_kernels(zen3, _manifest("25/1/1", one)) == "ATEN_CPU_CAPABILITY was unset, is avx2"
+    assert other_kernels(_manifest("25/1/1", one), _manifest("25/17/1", one)) == "processor 25/1/1, here 25/17/1"
+    assert other_kernels(_manifest(None), zen4) is None, "what an older manifest does not say is not compared"
 
 
 @needs_avx2

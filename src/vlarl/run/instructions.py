@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from vlarl.errors import EnvironmentUnusable
 from vlarl.run.machine import cpu_flags
@@ -66,3 +67,16 @@ def unset_variables(environment: Mapping[str, str], cpuinfo: Path = Path("/proc/
             hint=f"`unset {' '.join(others)}`, or leave out `--instructions avx2`",
         )
     return {name: value for name, value in KERNELS.items() if name not in environment}
+
+
+def other_kernels(then: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
+    """Why sums ``here`` may not be those of ``then``, in words; None where the kernels are the same. Two manifests."""
+    settings = [each.get("environment") or {} for each in (then, here)]
+    changed = [name for name in KERNELS if settings[0].get(name) != settings[1].get(name)]
+    if changed:
+        words = [[each.get(name, "unset") for each in settings] for name in changed]
+        return ", ".join(f"{name} was {old}, is {new}" for name, (old, new) in zip(changed, words, strict=True))
+    models = [(each["machine"].get("cpu_model") or {}).get("family_model_stepping") for each in (then, here)]
+    if KERNELS.items() <= settings[1].items() or None in models or models[0] == models[1]:
+        return None
+    return f"processor {models[0]}, here {models[1]}"
