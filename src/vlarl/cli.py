@@ -15,6 +15,8 @@ from vlarl.errors import Exit
 
 __all__ = ["app", "cli_prm", "cli_recipes", "cli_reproduce", "cli_results", "cli_runs", "cli_study", "main"]
 
+_MISPLACED = "No such option: --instructions"
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: wrong usage exits with 2, as JSON where `--json` was asked for."""
@@ -44,11 +46,15 @@ def _command(arguments: list[str] | None) -> None:
             )
         else:
             problem.show()
+            if _MISPLACED in problem.format_message():
+                print(_help_hint(problem), file=sys.stderr)
         sys.exit(int(Exit.USAGE))
     except typer.Abort:
         sys.exit(int(Exit.INTERRUPTED))
 
 
 def _help_hint(problem: Any) -> str:
+    if _MISPLACED in problem.format_message():
+        return "`--instructions` goes before the command: `vlarl --instructions avx2 train RECIPE`"
     command = problem.ctx.command_path if problem.ctx is not None else "vlarl"
     return f"`{command} --help` lists what it takes"

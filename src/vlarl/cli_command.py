@@ -157,7 +157,9 @@ def top(
     instructions: Annotated[
         Instructions,
         typer.Option(
-            envvar=VARIABLE, help="Vector instructions: the processor's own, or the same on all that have AVX2."
+            envvar=VARIABLE,
+            case_sensitive=False,
+            help="Vector instructions: the processor's own, or the same on all that have AVX2.",
         ),
     ] = Instructions.native,
 ) -> None:

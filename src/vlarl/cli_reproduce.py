@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,17 +14,11 @@ from vlarl.cli_command import RUNS, Overrides, command
 from vlarl.cli_runs import RunsOption, watching
 from vlarl.console import Console
 from vlarl.errors import Exit
-from vlarl.run.instructions import KERNELS, Instructions, chosen
 
 if TYPE_CHECKING:
     from vlarl.reproduce import Again
-    from vlarl.reproduce_here import Difference
 
 _RUNS = Path("runs")
-_OTHER_KERNELS = (
-    "kernels, and with them the order of sums, are chosen by the processor: `vlarl --instructions avx2 reproduce …` "
-    "takes those that the run had if it was recorded with this option, or on a processor without AVX-512"
-)
 
 
 class StageChoice(StrEnum):
@@ -60,6 +54,7 @@ def reproduce(
     from vlarl.reproduce import Order
     from vlarl.reproduce import reproduce as run_again
     from vlarl.reproduce_certificate import certificate_json, certificate_text
+    from vlarl.reproduce_here import kernels_advice
 
     order = Order(
         run=run,
@@ -74,14 +69,11 @@ def reproduce(
     found = done.certificate
     console.document(ok=found.drift is None, certificate=str(done.path), **certificate_json(found))
     console.data(certificate_text(found))
-    if found.drift is not None and chosen() is Instructions.native and _kernels_may_differ(found.differences):
-        console.say(_OTHER_KERNELS)
+    advice = kernels_advice(found.differences) if found.drift is not None else None
+    if advice is not None:
+        console.say(advice)
     console.say(f"certificate {done.path}")
     return found.exit_status
-
-
-def _kernels_may_differ(found: Sequence[Difference]) -> bool:
-    return any(one.kind == "processor" or one.name in KERNELS for one in found)
 
 
 def _train(console: Console, again: Again) -> None:

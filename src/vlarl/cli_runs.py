@@ -103,7 +103,7 @@ def resume(
 
     with met_by_all():
         folder = open_run(run, runs)
-    with watching(console, load_recipe(folder.resolved_recipe, overrides)) as watcher:
+    with watching(console, load_recipe(folder.resolved_recipe, overrides), until=iterations) as watcher:
         result = resume_training(folder, command=sys.argv, iterations=iterations, overrides=overrides, watcher=watcher)
     _show_training(console, result)
 

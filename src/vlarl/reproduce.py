@@ -23,7 +23,7 @@ from vlarl.recipe.paths import expanded
 from vlarl.recipe.write import json_text
 from vlarl.reproduce_certificate import WHOLE, Certificate, Compared, certificate_text
 from vlarl.reproduce_chain import RECIPE, Drift, drift_between, evaluation_drift, start_drift
-from vlarl.reproduce_here import Difference, differences, unrecorded
+from vlarl.reproduce_here import Difference, differences, kernels_advice, unrecorded
 from vlarl.reproduce_reference import RecipeCheck, Reference, check_recipe, read_reference, repeated_recipe
 from vlarl.reproduce_stages import AMBIGUOUS, Stage, iterations_to_repeat, narrowed, restored_otherwise, stage_again
 from vlarl.results import read_document
@@ -347,3 +347,6 @@ def tell_differences(found: tuple[Difference, ...], say: Say) -> None:
         say("nothing differs here that a result is known to depend on")
     for one in matter:
         say(f"differs: {one.kind} {one.name}: {one.then or 'none'} then, {one.here or 'none'} here; {one.changes}")
+    advice = kernels_advice(found)
+    if advice is not None:
+        say(advice)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vlarl.reproduce_reference import RecipeCheck
+from vlarl.run.instructions import KERNELS, Instructions, chosen
 
 # Stage of the chain that a package can change first, by the package's name; others change none that is known.
 PACKAGE_STAGES: Mapping[str, str] = {
@@ -98,6 +99,19 @@ def differences(then: Mapping[str, Any], here: Mapping[str, Any], recipe: Recipe
         *_settings(then.get("environment") or {}, here.get("environment") or {}),
     ]
     return tuple(sorted(found, key=lambda one: (not one.matters, _DANGER.index(one.kind))))
+
+
+def kernels_advice(found: Sequence[Difference]) -> str | None:
+    """What to type where other kernels can be why sums differ; None where nothing points to that, or it is in use."""
+    if chosen() is not Instructions.native:
+        return None
+    if any(one.name in KERNELS and one.then == KERNELS[one.name] and one.here is None for one in found):
+        why = "the run was recorded with kernels of AVX2"
+    elif any(one.kind == "processor" for one in found):
+        why = "this is another processor: if the run's has no AVX-512, or the run was recorded with the option"
+    else:
+        return None
+    return f"{why}, `vlarl --instructions avx2 reproduce RUN` adds in the same order (docs/reproducing.md)"
 
 
 def unrecorded(then: Mapping[str, Any], *, names_stages: bool) -> tuple[str, ...]:

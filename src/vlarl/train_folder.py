@@ -125,7 +125,8 @@ def heed_kernels(recipe: Recipe, then: Mapping[str, Any], here: Mapping[str, Any
     if found is not None:
         say(
             f"warning: the run began with other kernels ({found}); what follows may differ in its last bits from a run "
-            "that was never stopped: begin runs with `vlarl --instructions avx2 train`, and go on with the same option"
+            "that was never stopped. A run that began with `--instructions avx2` goes on with it: "
+            "`vlarl --instructions avx2 resume RUN`"
         )
 
 

@@ -150,9 +150,12 @@ def test_other_weights_at_the_start(bare: RunFolder, copy_of: Copy, reproduce: R
     assert "--instructions" not in answer.errors, "it has the same processor and settings"
 
 
-@pytest.mark.parametrize("place", ["machine", "environment"])
-def test_after_a_drift_under_other_kernels_the_option_is_named(
-    bare: RunFolder, copy_of: Copy, reproduce: Reproduce, place: str
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [("machine", "this is another processor"), ("environment", "the run was recorded with kernels of AVX2")],
+)
+def test_under_other_kernels_the_option_is_named_before_and_after(
+    bare: RunFolder, copy_of: Copy, reproduce: Reproduce, place: str, why: str
 ) -> None:
     run = copy_of(bare)
     rewrite_chain(run, None)
@@ -164,7 +167,9 @@ def test_after_a_drift_under_other_kernels_the_option_is_named(
     run.manifest.write_text(json.dumps(told))
     answer = reproduce(run)
     assert answer.status == 5
-    assert "`vlarl --instructions avx2 reproduce …` takes those" in answer.errors
+    before, after = (text for text in answer.errors.splitlines() if "`vlarl --instructions avx2 reproduce RUN`" in text)
+    assert before == after
+    assert why in before
 
 
 def rewrite_chain(run: RunFolder, iteration: int | None, **digests: str) -> None:

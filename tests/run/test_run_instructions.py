@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from vlarl import cli
 from vlarl.errors import EnvironmentUnusable, Exit
 from vlarl.run.instructions import KERNELS, VARIABLE, other_kernels, unset_variables, use_instructions
 from vlarl.run.machine import ENVIRONMENT_VARIABLES, cpu_flags
@@ -62,7 +63,7 @@ def test_a_variable_that_says_otherwise_is_refused(with_avx2: Path) -> None:
     with pytest.raises(EnvironmentUnusable) as raised:
         unset_variables({**ASKED, "ATEN_CPU_CAPABILITY": "default"}, with_avx2)
     assert raised.value.code == "E416"
-    assert "ATEN_CPU_CAPABILITY=default" in str(raised.value)
+    assert "ATEN_CPU_CAPABILITY is default, kernels of AVX2 want avx2" in str(raised.value)
     assert "unset ATEN_CPU_CAPABILITY" in str(raised.value.hint)
 
 
@@ -136,3 +137,12 @@ def test_an_unknown_word_is_wrong_usage() -> None:
     )
     assert done.returncode == Exit.USAGE
     assert "sse" in done.stderr
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_after_the_command_its_place_is_told(as_json: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", "smoke", "--instructions", "avx2", *(["--json"] if as_json else [])])
+    assert ended.value.code == Exit.USAGE
+    said = capsys.readouterr()
+    assert "`--instructions` goes before the command" in (said.out if as_json else said.err)

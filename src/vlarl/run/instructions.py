@@ -24,8 +24,8 @@ class Instructions(StrEnum):
     avx2 = "avx2"
 
 
-# What a processor with AVX2 and nothing wider chooses by itself. MKL has no word for it here: it knows AMD's processors
-# by their maker, and with MKL_CBWR it takes other kernels than without.
+# What a processor with AVX2 and nothing wider chooses by itself. Of MKL it is the variable that leaves an AMD processor
+# the kernels it has without: MKL_CBWR takes others. numpy's names are those of 2.4, which the locks have.
 KERNELS = {
     "ATEN_CPU_CAPABILITY": "avx2",
     "LP_NATIVE_VECTOR_WIDTH": "256",
@@ -34,6 +34,8 @@ KERNELS = {
     "ONEDNN_MAX_CPU_ISA": "AVX2",
     "OPENBLAS_CORETYPE": "Zen",
 }
+
+_LEAVE_OUT = f"leave out `--instructions avx2` and `unset {VARIABLE}`"
 
 
 def chosen(environment: Mapping[str, str] = os.environ) -> Instructions:
@@ -55,16 +57,14 @@ def unset_variables(environment: Mapping[str, str], cpuinfo: Path = Path("/proc/
     if chosen(environment) is Instructions.native:
         return {}
     if "avx2" not in cpu_flags(cpuinfo):
-        raise EnvironmentUnusable(
-            "this processor has no AVX2", code="E416", place=str(cpuinfo), hint="leave out `--instructions avx2`"
-        )
+        raise EnvironmentUnusable("this processor has no AVX2", code="E416", place=str(cpuinfo), hint=_LEAVE_OUT)
     others = [name for name, value in KERNELS.items() if environment.get(name, value) != value]
     if others:
         raise EnvironmentUnusable(
-            f"{', '.join(f'{name}={environment[name]}' for name in others)} chooses other kernels than AVX2's",
+            "; ".join(f"{name} is {environment[name]}, kernels of AVX2 want {KERNELS[name]}" for name in others),
             code="E416",
             place="environment",
-            hint=f"`unset {' '.join(others)}`, or leave out `--instructions avx2`",
+            hint=f"`unset {' '.join(others)}`, or {_LEAVE_OUT}",
         )
     return {name: value for name, value in KERNELS.items() if name not in environment}
 
