@@ -161,8 +161,9 @@ def test_the_run_folder_is_complete(smoke: Smoke) -> None:
     assert load_recipe(run.resolved_recipe).digest == described["recipe"]["digest"]
     kinds = [event["kind"] for event in read_events(run.events)]
     assert kinds == ["evaluation", "iteration", "iteration", "iteration", "evaluation"]
-    rewards = {event["reward"]["success"] for event in read_events(run.events) if event["kind"] == "iteration"}
-    assert len(rewards) > 1, "some episodes succeed"
+    rewards = [event["reward"]["success"] for event in read_events(run.events) if event["kind"] == "iteration"]
+    # How many is a matter of the last bits, thus of the processor.
+    assert max(rewards) > 0, "some episodes succeed"
     assert list(run.tensorboard.glob("events.out.tfevents.*"))
     for name in ("tabletop_basic-000000.json", "tabletop_basic-000003.json"):
         assert json.loads((run.evaluations / name).read_text())["overall"]["episodes"] == 4
