@@ -18,7 +18,7 @@ import pytest
 from vlarl.recipe.specs.suites import LiberoSpec
 from vlarl.reproduce_reference import check_recipe, read_reference, repeated_recipe
 from vlarl.run.instructions import KERNELS, VARIABLE
-from vlarl.run.machine import cpu_flags
+from vlarl.run.machine import cpu_flags, cpu_model
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"
@@ -29,6 +29,8 @@ GREY, GREEN = 'pos="0 0 0.055" rgba="0.75 0.75 0.78 1"', 'pos="0 0 0.055" rgba="
 SCENE = "suites/tabletop/scenes.py"
 # What may part a repetition from its reference although the code computes the same.
 SURROUNDINGS = {"package", "processor", "renderer", "gpu", "container", "setting"}
+# Family, model and stepping of others than the references' on which they were seen to hold, with the kernels of AVX2.
+EQUAL_PROCESSORS = {"25/17/1"}
 
 
 @dataclass(frozen=True)
@@ -41,14 +43,26 @@ class Golden:
 
     def skip_unless_it_holds(self) -> None:
         if self.repeated.status:
+            assert self.excuses(), f"the run is another by the code: {self.repeated.drift['text']}"
             pytest.skip(f"it does not hold here before the change either: {self.repeated.drift['text']}")
+
+    def excuses(self) -> set[str]:
+        """Kinds of differences that may part it from its reference, but for those that the tests bring themselves."""
+        planted = {"mujoco", *KERNELS}
+        kinds = {
+            one["kind"]
+            for one in self.repeated.document["differences"]
+            if one["matters"] and one["name"] not in planted
+        }
+        is_equal = (cpu_model() or {}).get("family_model_stepping") in EQUAL_PROCESSORS
+        return kinds & (SURROUNDINGS - ({"processor"} if is_equal else set()))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def kernels_of_the_references() -> Iterator[None]:
     """They were recorded on a processor whose widest instructions are AVX2."""
     with pytest.MonkeyPatch.context() as patch:
-        if "avx2" in cpu_flags():
+        if "avx512f" in cpu_flags():
             patch.setenv(VARIABLE, "avx2")
         yield
 
@@ -86,9 +100,7 @@ def test_it_holds_as_far_as_this_machine_lets_it(golden: Golden) -> None:
         assert answer.tier == "T3"
         return
     assert answer.status == 5
-    planted = {"mujoco", *KERNELS}
-    others = [one for one in answer.document["differences"] if one["matters"] and one["name"] not in planted]
-    assert {one["kind"] for one in others} & SURROUNDINGS, f"the run is another by the code: {answer.drift['text']}"
+    assert golden.excuses(), f"the run is another by the code: {answer.drift['text']}"
 
 
 def test_a_changed_package_version_is_named(golden: Golden) -> None:
