@@ -52,17 +52,8 @@ _DANGER = (
 )
 _WORDS_OF_RECIPES = ("code", "docs", "generated", "json_schema", "listing", "starter", "study")  # explain or print
 _SETTINGS = {
-    **dict.fromkeys(
-        (
-            "ATEN_CPU_CAPABILITY",
-            "MKL_CBWR",
-            "MKL_ENABLE_INSTRUCTIONS",
-            "NPY_DISABLE_CPU_FEATURES",
-            "ONEDNN_MAX_CPU_ISA",
-            "OPENBLAS_CORETYPE",
-        ),
-        "last bits of every sum",  # another choice of kernels than the processor's own
-    ),
+    # Another choice of kernels than the processor's own.
+    **dict.fromkeys(sorted({*KERNELS, "MKL_CBWR"} - {"LP_NATIVE_VECTOR_WIDTH"}), "last bits of every sum"),
     "GALLIUM_DRIVER": "pixels",
     "LIBGL_ALWAYS_SOFTWARE": "pixels",
     "LP_NATIVE_VECTOR_WIDTH": "pixels",
